@@ -1,0 +1,194 @@
+"""A bundle is a folder that explains itself.
+
+    card.json               what the model is (Card)
+    weights.safetensors     the backbone's weights
+    onnx/ onnx-int8/ openvino/ openvino-fp16/ openvino-int8/    one folder per exported runtime
+    parity.json             how each runtime was verified
+    MANIFEST.json           sha256 of every other file; checked before anything is parsed
+
+There is no pickle anywhere. `openvino-bf16` has no folder of its own: it is the float32 IR run in bf16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fer_lab.core.errors import InputError, IntegrityError, NotFound
+
+MANIFEST = "MANIFEST.json"
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+SCHEMA = 1
+
+
+class InputContract(BaseModel):
+    """What the graph takes: uint8 [N, channels, height, width]."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    height: int = 48
+    width: int = 48
+    channels: int = 1
+    dtype: Literal["uint8"] = "uint8"
+
+
+class Card(BaseModel):
+    """What a model is; `labels` in the order of its outputs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: int = Field(SCHEMA, alias="schema")
+    name: str
+    labels: tuple[str, ...]
+    protocol: str
+    protocol_version: int = 1
+    label_source: str
+    dataset: str
+    fingerprint: str
+    backbone: str
+    image_size: int  # the side to which the graph enlarges a face
+    mean: float  # of gray values in 0–1
+    std: float
+    input: InputContract = InputContract()
+    temperature: float = 1.0  # logits are divided by it before softmax
+    parameters: int = 0
+    config: dict[str, Any] = Field(default_factory=dict)  # the whole training configuration
+    validation: dict[str, float] = Field(default_factory=dict)  # metrics of the checkpoint on the validation split
+    commit: str = "unknown"
+    versions: dict[str, str] = Field(default_factory=dict)
+    run_id: str | None = None
+    parent_run_id: str | None = None
+    licence: str = "MIT"
+    exported_from: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_schema(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and isinstance(tree.get("schema"), int) and tree["schema"] > SCHEMA:
+            raise ValueError(f"schema {tree['schema']} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
+        return tree
+
+    def to_json(self) -> str:
+        """Return the card as the text of card.json."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder. `digest` is the sha256 of its manifest: the identity of everything in it."""
+
+    folder: Path
+    card: Card
+    digest: str
+    files: Mapping[str, str]  # relative posix path → sha256
+
+    def runtime_digest(self, runtime: str) -> str:
+        """Return the sha256 over the files that this runtime reads (its folder, or the weights for torch).
+
+        The identity by which latency measured on one machine joins accuracy measured on another.
+        """
+        prefix = f"{FOLDER_OF_RUNTIME.get(runtime, runtime)}/"
+        chosen = [p for p in self.files if (p.startswith(prefix) if runtime != "torch" else p in (WEIGHTS, CARD))]
+        if not chosen:
+            raise NotFound(f"{self.folder} holds no {runtime}; it has: {', '.join(self.runtimes)}. Run fer_lab.export first")
+        lines = "".join(f"{self.files[path]}  {path}\n" for path in sorted(chosen))
+        return hashlib.sha256(f"{runtime}\n{lines}".encode()).hexdigest()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The runtimes that this bundle can be run with."""
+        folders = {PurePosixPath(path).parts[0] for path in self.files if "/" in path}
+        names = [r for r in RUNTIMES if r != "torch" and FOLDER_OF_RUNTIME.get(r, r) in folders]
+        return (*(("torch",) if WEIGHTS in self.files else ()), *names)
+
+
+RUNTIMES = ("torch", "onnx", "onnx-int8", "openvino", "openvino-fp16", "openvino-bf16", "openvino-int8")
+FOLDER_OF_RUNTIME = {"openvino-bf16": "openvino"}
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> str:
+    """Write MANIFEST.json over every file below `folder`, last and atomically. Returns the bundle digest."""
+    files = {path: sha256_of(folder / path) for path in _files_below(folder)}
+    text = json.dumps({"schema": SCHEMA, "files": files}, indent=2, sort_keys=True) + "\n"
+    temporary = folder / f".{MANIFEST}.tmp"
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / MANIFEST)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """Verify the manifest, then parse the card.
+
+    Raises NotFound when there is no bundle, IntegrityError naming the file that is missing, extra, linked or altered,
+    InputError when the card does not follow its schema.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotFound(f"no such bundle folder: {folder}")
+    manifest = folder / MANIFEST
+    if not manifest.is_file() or manifest.is_symlink():
+        raise NotFound(f"{folder} is not a bundle: it has no {MANIFEST}")
+    raw = manifest.read_bytes()
+    files = _parse_manifest(raw, manifest)
+    present = set(_files_below(folder))
+    for path in sorted(set(files) | present):
+        if path not in present:
+            raise IntegrityError(f"{folder}: {path} is missing (the manifest lists it). Fetch the bundle again")
+        if path not in files:
+            raise IntegrityError(f"{folder}: {path} is not in the manifest. Remove it, or fetch the bundle again")
+        if sha256_of(folder / path) != files[path]:
+            raise IntegrityError(f"{folder}: {path} was altered (sha256 differs from the manifest). Fetch the bundle again")
+    if CARD not in files:
+        raise InputError(f"{folder}: the bundle has no {CARD}")
+    try:
+        card = Card.model_validate_json((folder / CARD).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{folder / CARD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), files)
+
+
+def _parse_manifest(raw: bytes, where: Path) -> dict[str, str]:
+    try:
+        tree = json.loads(raw)
+        files = tree["files"]
+        valid = isinstance(files, dict) and all(isinstance(p, str) and isinstance(d, str) for p, d in files.items())
+        newer = tree["schema"] > SCHEMA
+    except (ValueError, KeyError, TypeError, RecursionError):
+        valid, newer = False, False
+    if not valid:
+        raise IntegrityError(f"{where}: not a manifest. Fetch the bundle again")
+    if newer:
+        raise InputError(f"{where}: schema {tree['schema']} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
+    return dict(files)
+
+
+def _files_below(folder: Path) -> list[str]:
+    """List the files below `folder` but the manifest, as posix paths; links and special files are refused."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        relative = path.relative_to(folder).as_posix()
+        if stat.S_ISDIR(mode):
+            continue
+        if not stat.S_ISREG(mode):
+            raise IntegrityError(f"{folder}: {relative} is a link or a special file; a bundle holds plain files only")
+        if relative not in (MANIFEST, f".{MANIFEST}.tmp"):
+            found.append(relative)
+    return found

@@ -1,0 +1,1 @@
+"""The ground floor: labels, records, configuration, plug-ins, errors. Imports nothing else of fer_lab."""

@@ -1,0 +1,1 @@
+"""Sources, detectors, tracks, pipeline, window and page of the demo."""

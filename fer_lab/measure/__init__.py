@@ -1,0 +1,1 @@
+"""Metrics, statistics, latency, evaluation, comparison, report."""

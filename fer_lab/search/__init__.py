@@ -1,0 +1,1 @@
+"""The study, its space, its leases and the confirmation; the only importer of optuna."""

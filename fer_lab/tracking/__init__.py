@@ -1,0 +1,1 @@
+"""Runs, registry and ledger; the only importers of mlflow."""
