@@ -1,0 +1,50 @@
+"""The console: exit codes, one-line errors, the last line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from fer_lab import __main__
+from fer_lab.core import console, errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.FerLabError("x"), 1), (errors.InputError("x"), 2), (errors.NotFound("x"), 2), (errors.Refused("x"), 3),
+        (errors.IntegrityError("x"), 4), (errors.Conflict("x"), 5), (errors.Interrupted(2, "x"), 130),
+        (errors.Interrupted(15, "x"), 143), (KeyboardInterrupt(), 130), (RuntimeError("x"), 1), (OSError(28, "No space"), 2),
+    ],
+)  # fmt: skip
+def test_each_error_has_its_exit_code(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error is one line on stderr and the right exit code, never a traceback."""
+
+    def body(_: argparse.Namespace) -> dict[str, object]:
+        raise error
+
+    assert console.run(argparse.ArgumentParser(), body, []) == code
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_the_last_line_is_json_even_when_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal still reports what it measured."""
+
+    def body(_: argparse.Namespace) -> dict[str, object]:
+        console.table("rows", ["name", "value"], [["a", 1.5]])
+        raise errors.Refused("too slow", result={"promoted": False})
+
+    assert console.run(argparse.ArgumentParser(), body, []) == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"promoted": False}
+
+
+def test_an_unknown_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    """fer-lab swep → did you mean sweep."""
+    assert __main__.main(["swep"]) == 2
+    assert "did you mean 'sweep'" in capsys.readouterr().err
+    assert __main__.main([]) == 0
