@@ -1,0 +1,50 @@
+"""Gates on where the model comes from: the card's fields, its licence, leakage of test faces into its training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from fer_lab.core.config import Section
+from fer_lab.core.types import GateVerdict
+from fer_lab.gates.gate import Gate
+
+if TYPE_CHECKING:
+    from fer_lab.measure.comparison import Comparison, Row
+
+EMPTY: tuple[Any, ...] = (None, "", "unknown", {}, [], ())
+
+
+class ProvenanceParams(Section):
+    """What a card must say."""
+
+    fields: tuple[str, ...] = Field(
+        ("name", "protocol", "label_source", "dataset", "fingerprint", "backbone", "licence", "versions"),
+        min_length=1,
+        description="fields of card.json that must be filled in; `unknown` counts as empty",
+    )
+
+
+def _provenance(comparison: Comparison, row: Row, params: ProvenanceParams) -> GateVerdict:
+    missing = [name for name in params.fields if row.provenance.get(name) in EMPTY]
+    observed = f"the card does not say: {', '.join(missing)}" if missing else f"all {len(params.fields)} fields are filled in"
+    return GateVerdict("provenance", not missing, observed, f"the card names {', '.join(params.fields)}")
+
+
+class LicenceParams(Section):
+    """Which licences may be shipped."""
+
+    allowed: tuple[str, ...] = Field(("MIT", "Apache-2.0", "BSD-3-Clause"), min_length=1, description="SPDX names")
+
+
+def _licence(comparison: Comparison, row: Row, params: LicenceParams) -> GateVerdict:
+    licence = row.provenance.get("licence")
+    observed = f"licence {licence}" if licence else "the card names no licence"
+    return GateVerdict("licence", licence in params.allowed, observed, f"licence {' or '.join(params.allowed)}")
+
+
+GATE = (
+    Gate("provenance", "the card says where the model comes from", ProvenanceParams, _provenance),
+    Gate("licence", "the licence allows shipping", LicenceParams, _licence),
+)
