@@ -40,7 +40,7 @@ def curves(history: Sequence[Mapping[str, float]], path: Path) -> Path:
                 xs, ys = zip(*points, strict=True)
                 axis.plot(xs, ys, color=color, linewidth=1.6, label=label, marker="o" if len(xs) < 3 else None, markersize=4)
                 shown += 1
-        axis.set_title(title)
+        _title(axis, title)
         if shown > 1:
             axis.legend(loc="best", fontsize=8)
         if not shown:
@@ -49,7 +49,7 @@ def curves(history: Sequence[Mapping[str, float]], path: Path) -> Path:
     if accuracies:
         best, epoch = max(accuracies, key=lambda pair: (pair[0], -pair[1]))
         axes.flat[1].axvline(epoch, color=MUTED, linewidth=0.9, linestyle=":")
-        axes.flat[1].set_title(f"Validation quality (best accuracy {best:.2%}, epoch {epoch})")
+        _title(axes.flat[1], f"Validation: best accuracy {best:.2%}, epoch {epoch}")
     axes.flat[3].set_yscale("log" if any(row.get("lr", 0) > 0 for row in history) else "linear")
     for axis in axes[1]:
         axis.set_xlabel("epoch")
@@ -79,7 +79,7 @@ def confusion_matrix(matrix: npt.NDArray[np.int64], labels: Sequence[str], path:
     axis.set_xlabel("predicted, % of the row")
     axis.set_ylabel("majority vote")
     total = max(int(matrix.sum()), 1)
-    axis.set_title(f"Accuracy {np.trace(matrix) / total:.2%} of {int(matrix.sum())} faces")
+    _title(axis, f"Accuracy {np.trace(matrix) / total:.2%} of {int(matrix.sum())} faces")
     return _save(figure, path)
 
 
@@ -99,7 +99,7 @@ def worst_mistakes(
     chosen = worst_rows(targets, probs, n)
     columns = 5
     rows = max(1, -(-len(chosen) // columns))
-    figure, axes = _subplots(rows, columns, (columns * 1.75, rows * 2.2 + 0.45), squeeze=False)
+    figure, axes = _subplots(rows, columns, (columns * 1.75, rows * 2.35 + 0.45), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, index in zip(axes.flat, chosen, strict=False):
@@ -139,7 +139,7 @@ def reliability(
     axis.set(ylim=(0, 1.02), xlim=(0, 1), ylabel="accuracy")
     axis.legend(loc="upper left", fontsize=8)
     error = float((share * np.abs(accuracy - confidence)).sum())
-    axis.set_title(f"{title}{': ' if title else ''}ECE {error:.3f} ({bins} equal-width bins, n = {len(targets)})", fontsize=9)
+    _title(axis, f"{title}\nECE {error:.3f}, {bins} equal-width bins, n = {len(targets)}".strip())
     below.bar(centre, share * 100, width=1 / bins * 0.92, color=MUTED, alpha=0.6)
     below.set(xlabel="confidence (top probability)", ylabel="% faces")
     return _save(figure, path)
@@ -159,6 +159,10 @@ def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, gridspec_kw={"height_ratios": ratios} if ratios else None, **options)
     return figure, axes
+
+
+def _title(axis: Any, text: str) -> None:
+    axis.set_title(text, loc="left", fontsize=9.5, fontweight="bold", color=INK)
 
 
 def _save(figure: Any, path: Path) -> Path:
