@@ -164,6 +164,22 @@ def open_bundle(folder: str | Path) -> Bundle:
     return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), files)
 
 
+def read_verified(bundle: Bundle, path: str) -> bytes:
+    """Return the bytes of one file of a bundle, checked again: what is hashed here is what the runtime parses.
+
+    Raises NotFound when the manifest does not list it, IntegrityError when it changed since the bundle was opened.
+    """
+    if path not in bundle.files:
+        raise NotFound(f"{bundle.folder} holds no {path}; its runtimes: {', '.join(bundle.runtimes)}. Run fer_lab.export first")
+    try:
+        raw = (bundle.folder / path).read_bytes()
+    except FileNotFoundError:
+        raise IntegrityError(f"{bundle.folder}: {path} is missing (the manifest lists it). Fetch the bundle again") from None
+    if hashlib.sha256(raw).hexdigest() != bundle.files[path]:
+        raise IntegrityError(f"{bundle.folder}: {path} was altered (sha256 differs from the manifest). Fetch the bundle again")
+    return raw
+
+
 def _parse_manifest(raw: bytes, where: Path) -> dict[str, str]:
     try:
         tree = json.loads(raw)
