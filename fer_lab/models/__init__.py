@@ -1,1 +1,1 @@
-"""Backbones, one file per family, and the deployable graph around them."""
+"""Backbone families (one file each) and the deployable graph around a backbone."""
