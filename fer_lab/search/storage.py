@@ -1,0 +1,159 @@
+"""Where a study lives: one database for Optuna's tables and the lease table, sqlite on one machine, PostgreSQL for many.
+
+Optuna hands one queued trial to several workers on sqlite, because its driver does not BEGIN before a SELECT
+(python/cpython#54133); BEGIN IMMEDIATE with write-ahead logging ends that. MLflow keeps another database: both own a
+table `alembic_version`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_lab.core.errors import InputError, MissingPart
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.engine import Engine
+
+VARIABLE = "FER_LAB_STORAGE"
+BUSY_TIMEOUT_S = 30
+INIT_LOCK_KEY = 0x6665725F6C6162  # "fer_lab" in ASCII: the advisory lock under which PostgreSQL tables are made
+
+
+def storage_url(home: Path) -> str:
+    """Return FER_LAB_STORAGE, or the sqlite file below `home`, as a SQLAlchemy URL with an explicit driver.
+
+    Raises InputError for a URL that is neither sqlite nor PostgreSQL.
+    """
+    text = os.environ.get(VARIABLE) or f"sqlite:///{(home / 'mlruns' / 'optuna.db').as_posix()}"
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.split("+")[0] not in {"sqlite", "postgresql", "postgres"}:
+        raise InputError(f"{VARIABLE}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE, got scheme {scheme!r}")
+    if scheme in {"postgres", "postgresql"}:  # a bare name means psycopg2 in SQLAlchemy 2.0 and psycopg 3 in 2.1
+        return f"postgresql+psycopg://{rest}"
+    return text
+
+
+def shown(url: str) -> str:
+    """Return the URL without its password."""
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def has_password(url: str) -> bool:
+    """Whether the URL carries a password, which has no place on a command line."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).password is not None
+    except ArgumentError:
+        return False
+
+
+class StudyStorage:
+    """An open database: `engine` for the lease table, `optuna()` for Optuna's part (imported on first use)."""
+
+    def __init__(self, url: str, engine: Engine, lock: Path) -> None:
+        self.url = url
+        self.engine = engine
+        self._lock = lock
+        self._optuna: RDBStorage | None = None
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password."""
+        return shown(self.url)
+
+    def optuna(self) -> RDBStorage:
+        """Return Optuna's storage on the same database; its tables are made under a lock, once."""
+        if self._optuna is None:
+            from optuna.storages import RDBStorage
+
+            with initialising(self.engine, self._lock), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # Optuna puts the URL through str.format, so braces of a password must not stand in it.
+                storage = RDBStorage(self.url.replace("{", "%7B").replace("}", "%7D"))
+            if storage.engine.dialect.name == "sqlite":
+                storage.engine.dispose()
+                write_immediately(storage.engine)
+            self._optuna = storage
+        return self._optuna
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._optuna is not None:
+            self._optuna.remove_session()
+            self._optuna.engine.dispose()
+        self.engine.dispose()
+
+
+def open_storage(home: Path, url: str | None = None) -> StudyStorage:
+    """Open (and make, once) the study database. Raises InputError when it cannot be reached or written."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from fer_lab.search.leases import create_tables
+
+    url = url or storage_url(home)
+    lock = home / "mlruns" / ".optuna.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        engine = create_engine(url)
+    except ModuleNotFoundError as error:
+        raise MissingPart(error.name or "a database driver", "lab", f"the study storage {shown(url)}") from None
+    except SQLAlchemyError as error:
+        raise InputError(f"{VARIABLE}: not a database URL: {error}") from None
+    if engine.dialect.name == "sqlite":
+        write_immediately(engine)
+    try:
+        with initialising(engine, lock):
+            create_tables(engine)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        raise InputError(
+            f"cannot open the study storage {shown(url)}: {reason}. Check {VARIABLE} and that it is writable"
+        ) from None
+    return StudyStorage(url, engine, lock)
+
+
+@contextmanager
+def initialising(engine: Engine, lock: Path) -> Iterator[None]:
+    """Hold the lock under which tables are made: a file lock, and an advisory lock for hosts that share PostgreSQL."""
+    from filelock import FileLock
+    from sqlalchemy import text
+
+    with FileLock(str(lock)):
+        if engine.dialect.name != "postgresql":
+            yield
+            return
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": INIT_LOCK_KEY})
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": INIT_LOCK_KEY})
+
+
+def write_immediately(engine: Engine) -> None:
+    """Make every transaction of a sqlite engine take the write lock at its start, and wait for it."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy's begin event issues BEGIN, not the driver
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
