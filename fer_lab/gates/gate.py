@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fer_lab.core.config import Section
 from fer_lab.core.types import GateVerdict, Verdict
@@ -47,7 +47,7 @@ def verdicts_under(comparison: Comparison, row: Row, prefix: str) -> list[Verdic
     return sorted((v for v in comparison.verdicts if v.aspect.startswith(prefix) and _is_about(v, row)), key=lambda v: v.aspect)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a figure of the record is there and finite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -27,7 +27,7 @@ class ProvenanceParams(Section):
 
 
 def _provenance(comparison: Comparison, row: Row, params: ProvenanceParams) -> GateVerdict:
-    missing = [name for name in params.fields if row.provenance.get(name) in EMPTY]
+    missing = [name for name in params.fields if row.card.get(name) in EMPTY]
     observed = f"the card does not say: {', '.join(missing)}" if missing else f"all {len(params.fields)} fields are filled in"
     return GateVerdict("provenance", not missing, observed, f"the card names {', '.join(params.fields)}")
 
@@ -39,12 +39,27 @@ class LicenceParams(Section):
 
 
 def _licence(comparison: Comparison, row: Row, params: LicenceParams) -> GateVerdict:
-    licence = row.provenance.get("licence")
+    licence = row.card.get("licence")
     observed = f"licence {licence}" if licence else "the card names no licence"
     return GateVerdict("licence", licence in params.allowed, observed, f"licence {' or '.join(params.allowed)}")
 
 
+class LeakageParams(Section):
+    """How many test faces may also have been trained on."""
+
+    max_faces: int = Field(0, ge=0, description="test faces with an exact pixel twin among the training faces")
+
+
+def _leakage(comparison: Comparison, row: Row, params: LeakageParams) -> GateVerdict:
+    required = f"at most {params.max_faces} test faces with an exact twin among the training faces"
+    leaked = row.audit.test_faces_in_training
+    if leaked is None:
+        return GateVerdict("leakage", False, "unknown: the model was trained on other or unknown data", required)
+    return GateVerdict("leakage", leaked <= params.max_faces, f"{leaked} of {row.n} test faces", required)
+
+
 GATE = (
     Gate("provenance", "the card says where the model comes from", ProvenanceParams, _provenance),
+    Gate("leakage", "the model was not trained on the test faces", LeakageParams, _leakage),
     Gate("licence", "the licence allows shipping", LicenceParams, _licence),
 )

@@ -57,8 +57,6 @@ def _not_worse(comparison: Comparison, row: Row, params: NotWorseParams) -> Gate
     required = f"lower end of the 95 % interval of the change in accuracy above {points(-params.margin)}"
     if verdict is None or not is_number(verdict.low) or not is_number(verdict.high):
         return GateVerdict("not_worse", False, "no paired interval against the reference in this comparison", required)
-    assert verdict.low is not None
-    assert verdict.high is not None
     passed = verdict.verdict == "better" or (verdict.verdict != "worse" and verdict.low > -params.margin)
     observed = f"{verdict.verdict}, change between {points(verdict.low)} and {points(verdict.high)} on {verdict.n} faces"
     return GateVerdict("not_worse", passed, observed, required)
@@ -74,8 +72,6 @@ def _floor(gate: str, what: str, n: int | None, point: float | None, low: float 
     required = f"lower end of the 95 % interval of {what} at least {percent(at_least)}"
     if not n or not is_number(low) or not is_number(point):
         return GateVerdict(gate, False, f"{what} was not measured", required)
-    assert low is not None
-    assert point is not None
     return GateVerdict(gate, low >= at_least, f"{percent(point)}, lower end {percent(low)}, {n} faces", required)
 
 
@@ -85,7 +81,7 @@ def _min_accuracy(comparison: Comparison, row: Row, params: MinAccuracyParams) -
 
 def _clean_accuracy(comparison: Comparison, row: Row, params: MinAccuracyParams) -> GateVerdict:
     what = "accuracy on test faces without a twin in train or valid"
-    return _floor("clean_accuracy", what, row.clean_n, row.clean_accuracy, row.clean_accuracy_low, params.at_least)
+    return _floor("clean_accuracy", what, row.clean_n, row.clean_accuracy, row.clean_low, params.at_least)
 
 
 class ConfirmedParams(Section):
@@ -104,7 +100,7 @@ def _confirmed(gate: str, kind: str, verdicts: list[Verdict], expected: bool, pa
     unbounded = [_part(v) for v in judged if not is_number(v.high)]
     if unbounded:
         return GateVerdict(gate, False, f"no corrected bound for {', '.join(unbounded)}", required)
-    worse = [v for v in judged if v.high is not None and v.high < -params.max_drop]
+    worse = [v for v in judged if is_number(v.high) and v.high < -params.max_drop]
     if worse:
         named = ", ".join(f"{_part(v)} at best {points(v.high or 0.0)} (n = {v.n})" for v in worse)
         return GateVerdict(gate, False, f"confirmed worse: {named}", required)
@@ -120,7 +116,13 @@ def _classes(comparison: Comparison, row: Row, params: ConfirmedParams) -> GateV
 
 
 def _slices(comparison: Comparison, row: Row, params: ConfirmedParams) -> GateVerdict:
-    return _confirmed("slices", "slice", verdicts_under(comparison, row, "slice:"), bool(row.slices), params)
+    return _confirmed(
+        "slices",
+        "slice",
+        verdicts_under(comparison, row, "slice:"),
+        any(share.n >= params.min_faces for share in row.slices.values()),
+        params,
+    )
 
 
 class CalibrationParams(Section):
@@ -149,8 +151,6 @@ def _brier_not_worse(comparison: Comparison, row: Row, params: BrierParams) -> G
     verdict = verdict_of(comparison, row, "brier")
     if verdict is None or not is_number(verdict.low) or not is_number(verdict.high):
         return GateVerdict("brier_not_worse", False, "no interval of the change against the reference", required)
-    assert verdict.low is not None
-    assert verdict.high is not None
     observed = f"change between {verdict.low:+.4f} and {verdict.high:+.4f}"
     return GateVerdict("brier_not_worse", verdict.low <= params.max_rise, observed, required)
 

@@ -3,6 +3,7 @@ of the batch."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -12,7 +13,7 @@ from fer_lab.core.types import GateVerdict
 from fer_lab.gates.gate import Gate, is_number, percent
 
 if TYPE_CHECKING:
-    from fer_lab.measure.comparison import Comparison, Row
+    from fer_lab.measure.comparison import Comparison, Profile, Row
 
 
 class ParityParams(Section):
@@ -53,12 +54,38 @@ def _latency(comparison: Comparison, row: Row, params: LatencyParams) -> GateVer
     host = params.host or comparison.host.name
     runtime = params.runtime or row.runtime
     required = (
-        f"p95 at most {params.budget_ms:g} ms in {runtime}, {params.threads} thread{'s' * (params.threads > 1)}, "
-        f"batch {params.batch}, on {host}"
+        f"p95 at most {params.budget_ms:g} ms in {runtime}, {_threads(params.threads)}, batch {params.batch}, on {host}, "
+        f"from {params.min_samples} calls or more"
     )
     if row.runtime != runtime:
-        return GateVerdict("latency", False, f"the row is {row.runtime}", required)
-    return GateVerdict("latency", False, "no profile", required)
+        return GateVerdict("latency", False, f"the runtime to be shipped is {row.runtime}", required)
+    profiles = [profile for profile in comparison.profiles_of(row) if not profile.spec.end_to_end]
+    there = [profile for profile in profiles if profile.host.name == host]
+    fitting = [p for p in there if p.spec.threads == params.threads and p.spec.batch == params.batch]
+    if not profiles:
+        return GateVerdict("latency", False, f"the latency of this {row.runtime} artifact was not measured", required)
+    if not there:
+        hosts = ", ".join(sorted({profile.host.name for profile in profiles}))
+        return GateVerdict("latency", False, f"measured on another host only: {hosts}", required)
+    if not fitting:
+        specs = "; ".join(sorted({f"{_threads(p.spec.threads)}, batch {p.spec.batch}" for p in there}))
+        return GateVerdict("latency", False, f"measured with {specs} only", required)
+    # Several profiles of one artifact under one specification: the slowest counts.
+    p95, samples = max(
+        (p.latency.percentile_ms(95) if _sampled(p, params) else math.inf, len(p.latency.samples_ms)) for p in fitting
+    )
+    if not is_number(p95):
+        return GateVerdict("latency", False, f"only {samples} calls were measured, or one is not a number", required)
+    return GateVerdict("latency", p95 <= params.budget_ms, f"p95 {p95:.2f} ms from {samples} calls on {host}", required)
+
+
+def _sampled(profile: Profile, params: LatencyParams) -> bool:
+    samples = profile.latency.samples_ms
+    return len(samples) >= params.min_samples and all(math.isfinite(ms) and ms > 0 for ms in samples)
+
+
+def _threads(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 class SizeParams(Section):
@@ -69,7 +96,7 @@ class SizeParams(Section):
 
 def _size(comparison: Comparison, row: Row, params: SizeParams) -> GateVerdict:
     required = f"at most {params.max_mb:g} MB"
-    if not is_number(row.size_mb) or row.size_mb is None or row.size_mb <= 0:
+    if not is_number(row.size_mb) or row.size_mb <= 0:
         return GateVerdict("size", False, "the size was not measured", required)
     return GateVerdict("size", row.size_mb <= params.max_mb, f"{row.size_mb:.2f} MB", required)
 
@@ -79,12 +106,8 @@ class BatchParams(Section):
 
 
 def _batch_invariance(comparison: Comparison, row: Row, params: BatchParams) -> GateVerdict:
-    said = (
-        {True: "the same labels", False: "other labels"}.get(row.batch_invariant, "not checked")
-        if row.batch_invariant is not None
-        else "not checked"
-    )
-    return GateVerdict("batch_invariance", row.batch_invariant is True, f"alone and in a shuffled batch: {said}", "the same labels")
+    said = "not checked" if row.batch_invariant is None else f"{row.audit.batch_flips} other labels of {row.audit.batch_faces}"
+    return GateVerdict("batch_invariance", row.batch_invariant is True, said, "the same label alone and in a shuffled batch")
 
 
 GATE = (

@@ -1,0 +1,191 @@
+"""What every gate must keep, whichever file it lives in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from gate_records import HOST, good_comparison, good_row, profile, verdict
+
+from fer_lab.core.config import validate
+from fer_lab.core.errors import InputError
+from fer_lab.core.types import GateVerdict
+from fer_lab.gates.gate import Gate
+from fer_lab.gates.policy import known
+from fer_lab.measure.comparison import Audit, Comparison, Row, parse
+
+Spoiler = Callable[[Comparison, Row], tuple[Comparison, Row]]
+
+PARAMS: dict[str, dict[str, object]] = {
+    "min_accuracy": {"at_least": 0.8},
+    "clean_accuracy": {"at_least": 0.8},
+    "latency": {"budget_ms": 20.0},
+}
+"""For gates whose parameters have no default."""
+
+
+def in_row(**changes: object) -> Spoiler:
+    """Change figures of the challenger's row."""
+
+    def spoil(comparison: Comparison, row: Row) -> tuple[Comparison, Row]:
+        worse = replace(row, **changes)  # type: ignore[arg-type]
+        return replace(comparison, rows=(comparison.rows[0], worse)), worse
+
+    return spoil
+
+
+def in_record(**changes: object) -> Spoiler:
+    """Change the comparison around the row."""
+    return lambda comparison, row: (replace(comparison, **changes), row)  # type: ignore[arg-type]
+
+
+def said(aspect: str, low: float, high: float, n: int = 300, word: str = "undecided") -> Spoiler:
+    """Replace what the comparison said about one aspect."""
+
+    def spoil(comparison: Comparison, row: Row) -> tuple[Comparison, Row]:
+        others = tuple(v for v in comparison.verdicts if v.aspect != aspect)
+        return replace(comparison, verdicts=(*others, verdict(aspect, low, high, n, word))), row
+
+    return spoil
+
+
+def without(aspect: str) -> Spoiler:
+    """Take away what the comparison said about an aspect."""
+    return lambda c, row: (replace(c, verdicts=tuple(v for v in c.verdicts if not v.aspect.startswith(aspect))), row)
+
+
+CARD = dict(good_row().card)
+SPOILT: dict[str, dict[str, Spoiler]] = {
+    "evidence": {
+        "another split": in_record(split="valid"),
+        "few faces": lambda c, r: (replace(c, n=50), replace(r, n=50)),
+        "part of the faces": in_row(n=900),
+    },
+    "not_worse": {
+        "beyond the margin": said("accuracy", -0.02, 0.01, 1000),
+        "confirmed worse within the margin": said("accuracy", -0.012, -0.001, 1000, "worse"),
+        "no verdict": without("accuracy"),
+        "not a number": said("accuracy", math.nan, 0.01, 1000),
+    },
+    "min_accuracy": {
+        "the point passes, the interval does not": in_row(accuracy=0.81, accuracy_low=0.785),
+        "not a number": in_row(accuracy_low=math.nan),
+    },
+    "clean_accuracy": {
+        "below the floor": in_row(clean_accuracy=0.81, clean_low=0.78),
+        "not measured": in_row(clean_n=0, clean_accuracy=None, clean_low=None, clean_high=None),
+    },
+    "classes": {
+        "confirmed worse": said("class:neutral", -0.10, -0.02),
+        "no bound": said("class:neutral", -0.10, math.nan),
+        "not judged": without("class:"),
+    },
+    "slices": {
+        "confirmed worse": said("slice:occlusion", -0.10, -0.02, 200),
+        "not judged": without("slice:"),
+    },
+    "calibration": {
+        "ECE": in_row(ece=0.2),
+        "Brier score": in_row(brier=0.9),
+        "not a number": in_row(ece=math.nan),
+    },
+    "brier_not_worse": {
+        "confirmed rise": said("brier", 0.01, 0.05, 1000),
+        "no verdict": without("brier"),
+    },
+    "parity": {
+        "flips": in_row(parity={"flips": 60, "n": 1000, "flip_rate": 0.06, "drop": 0.0, "refused": None}),
+        "accuracy": in_row(parity={"flips": 9, "n": 1000, "flip_rate": 0.009, "drop": 0.02, "refused": None}),
+        "refused by export": in_row(parity={"flips": 0, "n": 1000, "flip_rate": 0.0, "drop": 0.0, "refused": "drop"}),
+        "never verified": in_row(parity=None),
+        "half a record": in_row(parity={"max_dp": 0.0}),
+    },
+    "latency": {
+        "too slow": in_record(profiles=(profile(ms=30.0),)),
+        "another host": in_record(profiles=(profile(host=replace(HOST, name="laptop")),)),
+        "another artifact": in_record(profiles=(profile("d1"),)),
+        "another thread count": in_record(profiles=(profile(threads=2),)),
+        "the slower of two": in_record(profiles=(profile(), profile(ms=30.0))),
+        "not measured": in_record(profiles=()),
+        "not a number": in_record(profiles=(profile(ms=math.nan),)),
+    },
+    "size": {
+        "too large": in_row(size_mb=300.0),
+        "not measured": in_row(size_mb=0.0),
+        "not a number": in_row(size_mb=math.nan),
+    },
+    "batch_invariance": {
+        "looks at its neighbours": in_row(batch_invariant=False, audit=Audit(False, 512, 9)),
+        "not checked": in_row(batch_invariant=None, audit=Audit()),
+    },
+    "provenance": {
+        "no fingerprint": in_row(card=CARD | {"fingerprint": ""}),
+        "no card": in_row(card={}),
+    },
+    "licence": {
+        "not allowed": in_row(card=CARD | {"licence": "AGPL-3.0"}),
+        "none": in_row(card={}),
+    },
+    "leakage": {
+        "test faces in training": in_row(audit=Audit(True, 512, 0, 0.0, True, 244)),
+        "unknown": in_row(audit=Audit(True, 512)),
+    },
+}
+"""For each gate, the changes of a good record that it has to refuse."""
+
+
+def judge(gate: Gate, comparison: Comparison, row: Row) -> GateVerdict:
+    return gate.check(comparison, row, validate(gate.params, PARAMS.get(gate.name, {}), gate.name))
+
+
+gates = pytest.mark.parametrize("gate", known().values(), ids=known())
+
+
+@gates
+def test_a_good_challenger_passes_on_its_evidence(gate: Gate) -> None:
+    """The record with nothing spoilt passes, and the verdict says what was seen and what was asked."""
+    comparison = good_comparison()
+    verdict = judge(gate, comparison, comparison.rows[1])
+    assert (verdict.gate, verdict.passed) == (gate.name, True), verdict
+    assert verdict.observed
+    assert verdict.required
+
+
+@pytest.mark.parametrize(("name", "how"), [(name, how) for name, all_ in SPOILT.items() for how in all_])
+def test_a_spoilt_record_is_refused(name: str, how: str) -> None:
+    """Each gate refuses the fault it is there for, and evidence that is missing or not a number."""
+    comparison = good_comparison()
+    verdict = judge(known()[name], *SPOILT[name][how](comparison, comparison.rows[1]))
+    assert not verdict.passed, verdict
+
+
+@gates
+def test_a_gate_changes_nothing_and_says_the_same_twice(gate: Gate) -> None:
+    """Pure: the record is as it was, and the verdict depends on nothing else."""
+    comparison = good_comparison()
+    before = comparison.to_json()
+    first = judge(gate, comparison, comparison.rows[1])
+    assert judge(gate, comparison, comparison.rows[1]) == first
+    assert comparison.to_json() == before
+
+
+@gates
+def test_a_gate_says_the_same_about_the_record_on_disk(gate: Gate) -> None:
+    """A promotion can be audited from comparison.json alone."""
+    comparison = good_comparison()
+    copy = parse(comparison.to_json(), "copy")
+    assert judge(gate, copy, copy.rows[1]) == judge(gate, comparison, comparison.rows[1])
+
+
+@gates
+def test_an_unknown_parameter_is_refused(gate: Gate) -> None:
+    """A misspelt limit is never silently left at its default."""
+    with pytest.raises(InputError, match="unknown key 'no_such_limit'"):
+        validate(gate.params, PARAMS.get(gate.name, {}) | {"no_such_limit": 1}, gate.name)
+
+
+def test_every_gate_has_something_to_refuse() -> None:
+    """A new gate comes with a change of the record that it must refuse."""
+    assert set(SPOILT) == set(known())
