@@ -1,1 +1,1 @@
-"""Runs, registry and ledger; the only importers of mlflow."""
+"""Runs, the registry and the ledger. The only package that imports mlflow, and only inside functions."""

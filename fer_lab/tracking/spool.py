@@ -1,0 +1,87 @@
+"""What could not be sent to the tracking server waits here: one JSON line per operation, one file per run.
+
+    home/mlruns/spool/<server>/<run id>.jsonl    operations in order; a torn last line is ignored
+    home/mlruns/spool/<server>/<run id>/         copies of the files that an operation uploads
+
+Replaying is idempotent (the store skips metrics that are there already), so that a replay that was cut off is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Operation = Mapping[str, Any]
+
+
+class Spool:
+    """The waiting operations of one run."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self._path = folder / f"{run_id}.jsonl"
+        self._files = folder / run_id
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits."""
+        return self._path.is_file()
+
+    def append(self, operation: Operation) -> None:
+        """Append one operation durably; a file that it names is copied, since its owner may delete it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            operation = dict(operation)
+            if operation["op"] == "file":
+                self._files.mkdir(exist_ok=True)
+                copy = self._files / f"{len(list(self._files.iterdir())):04d}"
+                copy.mkdir()
+                operation["path"] = os.fspath(shutil.copy2(operation["path"], copy / Path(operation["path"]).name))
+            with self._path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(operation) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def operations(self) -> list[Operation]:
+        """The waiting operations in order, without a torn last line."""
+        if not self.pending:
+            return []
+        whole, _, _ = self._path.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def replay(self, apply: Callable[[Operation], None]) -> int:
+        """Apply all waiting operations in order and forget them. Returns how many; what `apply` raises passes through,
+        and the operation that raised is the first of the next replay."""
+        with self._lock():
+            operations = self.operations()
+            done = 0
+            try:
+                for operation in operations:
+                    apply(operation)
+                    done += 1
+            finally:
+                self._forget(operations[done:])
+        return done
+
+    def _forget(self, rest: list[Operation]) -> None:
+        if rest:
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(operation) + "\n" for operation in rest), encoding="utf-8", newline="\n")
+            temporary.replace(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
+            shutil.rmtree(self._files, ignore_errors=True)
+
+    def _lock(self) -> Any:
+        from filelock import FileLock
+
+        return FileLock(self._path.with_suffix(".lock"))
+
+
+def waiting(folder: Path) -> list[Spool]:
+    """The spools below `folder` that hold anything."""
+    return [Spool(folder, path.stem) for path in sorted(folder.glob("*.jsonl"))]
