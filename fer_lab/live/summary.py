@@ -1,0 +1,95 @@
+"""What a run of the demo amounts to: frames, speed, steadiness, expressions."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fer_lab.live.frames import Result
+from fer_lab.live.models import Models
+from fer_lab.live.tracks import Tracker
+
+WINDOW = 20_000  # latest frames whose times are kept: percentiles of hours without growing memory
+
+
+class Summary:
+    """Counts results. Percentiles are over the latest 20 000 frames."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.with_face = 0
+        self.faces = 0
+        self.first_s: float | None = None
+        self.last_s = 0.0
+        self._times: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in ("total", "decode", "detect", "classify")}
+        self._recent: deque[float] = deque(maxlen=60)
+        self._shares: Counter[str] = Counter()
+
+    def add(self, result: Result) -> None:
+        """Count one frame."""
+        now_s = time.perf_counter()
+        if self.first_s is None:
+            self.first_s = now_s
+        self.last_s = now_s
+        self._recent.append(now_s)
+        self.frames += 1
+        self.faces += len(result.faces)
+        self.with_face += bool(result.faces)
+        self._shares.update(face.label for face in result.faces)
+        self._times["total"].append(result.total_ms)
+        self._times["decode"].append(result.decode_ms)
+        self._times["detect"].append(result.detect_ms)
+        self._times["classify"].append(result.classify_ms)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second over the whole run."""
+        if self.first_s is None or self.frames < 2:
+            return 0.0
+        return (self.frames - 1) / max(1e-9, self.last_s - self.first_s)
+
+    @property
+    def recent_fps(self) -> float:
+        """Frames per second over the latest 60 frames."""
+        if len(self._recent) < 2:
+            return 0.0
+        return (len(self._recent) - 1) / max(1e-9, self._recent[-1] - self._recent[0])
+
+    def percentile_ms(self, stage: str, q: float) -> float:
+        """The q-th percentile of a stage (total, decode, detect, classify) in milliseconds; 0 before the first frame."""
+        times = self._times[stage]
+        return float(np.percentile(np.fromiter(times, np.float64), q)) if times else 0.0
+
+    def result(
+        self, tracker: Tracker, models: Models, detector: str, bad_frames: int, model: str | None = None
+    ) -> Mapping[str, Any]:
+        """The last JSON line of the demo."""
+        shadow = models.shadow
+        record: dict[str, Any] = {
+            "frames": self.frames,
+            "fps": round(self.fps, 2),
+            "p50_ms": round(self.percentile_ms("total", 50), 2),
+            "p95_ms": round(self.percentile_ms("total", 95), 2),
+            "stages": {
+                stage: {"p50_ms": round(self.percentile_ms(stage, 50), 2), "p95_ms": round(self.percentile_ms(stage, 95), 2)}
+                for stage in ("decode", "detect", "classify")
+            },
+            "frames_with_face": self.with_face,
+            "faces": self.faces,
+            "tracks": tracker.started,
+            "label_changes_per_s": round(tracker.changes / tracker.face_s, 4) if tracker.face_s > 0 else 0.0,
+            "expressions": {label: round(n / self.faces, 4) for label, n in self._shares.most_common()},
+            "model": model or models.front.shown,
+            "digest": models.front.predictor.bundle.digest,
+            "runtime": models.front.predictor.runtime,
+            "detector": detector,
+            "bad_frames": bad_frames,
+            "swaps": models.swaps,
+        }
+        if shadow is not None:
+            record["shadow"] = {"model": shadow.shown, "compared": models.compared, "disagreements": models.disagreements}
+        return record
