@@ -24,11 +24,10 @@ from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, nearest
 from fer_lab.data import faces
 from fer_lab.tracking.pyfunc import BUNDLE_PATH, write_model_folder
-from fer_lab.tracking.store import Store, Unreachable, is_outage, open_store
+from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, Unreachable, is_outage, open_store
 
 MODEL_FOLDER = "model"
 LEDGER_TAG = "ledger_run_id"
-LEDGER_EXPERIMENT = "fer-ledger"
 SHOWN_METRICS = ("accuracy", "macro_recall", "macro_f1", "nll")
 
 

@@ -42,6 +42,8 @@ RETRY_S = 30.0  # during an outage the server is tried again this often, so that
 PARAMS_PER_BATCH = 100  # MLflow's limits per request
 METRICS_PER_BATCH = 1000
 PARAM_LENGTH = 6000
+LEDGER_EXPERIMENT = "fer-ledger"
+INTERNAL_EXPERIMENTS = {LEDGER_EXPERIMENT, "fer-bundles"}  # nobody wants to look at these first
 DIGEST_LENGTH = 36  # of a dataset, in MLflow's record
 
 ENVIRONMENT = {
@@ -635,3 +637,14 @@ def _move_into_place(source: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     shutil.move(source, target)
+
+
+def newest_study(store: Store) -> str | None:
+    """The experiment id of the newest run that has no parent (a study, or a single run), or None in an empty store."""
+    with store.errors("find the newest study"):
+        experiments = [e for e in store.client.search_experiments() if e.name not in INTERNAL_EXPERIMENTS]
+        if not experiments:
+            return None
+        ids = [e.experiment_id for e in experiments]
+        newest = store.client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"])
+    return str(newest[0].info.experiment_id) if newest else None
