@@ -1,0 +1,235 @@
+"""The parts of a training step that the configuration names: device, precision, optimiser, schedule, selection."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_lab.core.config import RunConfig, TrainConfig
+from fer_lab.core.errors import InputError, nearest
+
+LOWER_IS_BETTER = ("val/nll", "val/brier", "val/ece", "val/kl_to_votes", "val/js_to_votes")
+HIGHER_IS_BETTER = (
+    "val/accuracy", "val/macro_recall", "val/balanced_accuracy", "val/macro_precision", "val/macro_f1",
+    "val/f1_of_macro_pr", "val/weighted_f1",
+)  # fmt: skip
+KERAS_RMSPROP = "keras_rmsprop"
+
+
+def check_metric(name: str, where: str) -> None:
+    """Raise InputError when `name` is not a validation metric."""
+    if name not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+        known = (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)
+        raise InputError(f"{where}: unknown metric {name!r}{nearest(name, known)} Known: {', '.join(known)}")
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether `value` improves on `best`."""
+    if best is None:
+        return True
+    return value < best if metric in LOWER_IS_BETTER else value > best
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device: `auto` is CUDA, then Apple's, then the CPU. Raises InputError when it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"train.device: {name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }.get(device.type, False)
+    if not there:
+        raise InputError(f"train.device: torch finds no {name} on this host; use train.device=auto")
+    return device
+
+
+def pick_precision(setting: str, device: torch.device) -> torch.dtype | None:
+    """Return the autocast type, or None for plain float32: bf16 only where the device computes it natively."""
+    native = _computes_bf16(device)
+    if setting == "bf16" and not native:
+        raise InputError(f"train.precision=bf16: {device} does not compute bf16 natively; use train.precision=auto")
+    return torch.bfloat16 if native and setting != "float32" else None
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8  # Ampere; older cards emulate it
+    if device.type == "cpu":
+        # The public is_bf16_supported counts emulation, which is several times slower than float32.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(bool(getattr(torch.cpu, probe)()) for probe in probes if hasattr(torch.cpu, probe))
+    return False
+
+
+class KerasRMSprop(torch.optim.Optimizer):
+    """RMSprop as Keras 3 computes it: no initial average, epsilon inside the root.
+
+    torch adds epsilon outside the root (1e-7 there is far smaller than 1e-7 inside) and timm's `rmsproptf` starts the
+    average at one, which damps the first hundred steps; the seed's recipe has neither.
+    """
+
+    def __init__(self, params: Any, lr: float, rho: float = 0.9, eps: float = 1e-7, momentum: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "rho": rho, "eps": eps, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: the loop never gives one
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            gradients = [p.grad for p in parameters]
+            for p in parameters:
+                if not self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+                    if group["momentum"]:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
+            velocity = [self.state[p]["velocity"] for p in parameters]
+            torch._foreach_mul_(velocity, group["rho"])
+            torch._foreach_addcmul_(velocity, gradients, gradients, 1 - group["rho"])
+            root = torch._foreach_add(velocity, group["eps"])
+            torch._foreach_sqrt_(root)
+            if group["momentum"]:
+                moving = [self.state[p]["momentum"] for p in parameters]
+                torch._foreach_mul_(moving, group["momentum"])
+                torch._foreach_addcdiv_(moving, gradients, root, group["lr"])
+                torch._foreach_add_(parameters, moving, alpha=-1.0)
+            else:
+                torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
+
+
+def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Return timm's optimiser of that name (or `keras_rmsprop`). Weight decay spares biases and norms.
+
+    Raises InputError for an unknown name or option.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    options: dict[str, Any] = dict(config.optimizer_options)
+    if config.momentum is not None:
+        options["momentum"] = config.momentum
+    name = config.optimizer.lower()
+    known = [*list_optimizers(), KERAS_RMSPROP]
+    if name not in known:
+        raise InputError(f"train.optimizer: unknown optimiser {config.optimizer!r}{nearest(name, known)}")
+    try:
+        if name == KERAS_RMSPROP:
+            return KerasRMSprop(network.parameters(), config.lr, **options)
+        created: torch.optim.Optimizer = create_optimizer_v2(
+            network, name, lr=config.lr, weight_decay=config.weight_decay, **options
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"train.optimizer_options do not fit {config.optimizer}: {error}") from None
+    return created
+
+
+class Schedule:
+    """The learning rate: per step for cosine and constant, per epoch for plateau; a linear warm-up before each.
+
+    A plateau follows Keras: the rate falls after `plateau_patience` epochs in which val/nll did not improve by 1e-4.
+    (timm's plateau keeps only a part of its state, so that a resumed run would differ.)
+    """
+
+    def __init__(self, config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> None:
+        from timm.scheduler import create_scheduler_v2
+
+        self._optimizer = optimizer
+        warmup = min(config.warmup_epochs, config.epochs / 4)  # a short run is not all warm-up
+        self._warmup_steps = round(warmup * steps_per_epoch) if config.schedule == "plateau" else 0
+        self._timm: Any = None
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self._base = [float(group["lr"]) for group in optimizer.param_groups]
+        if config.schedule == "plateau":
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer,
+                mode="min",
+                factor=config.plateau_factor,
+                patience=config.plateau_patience - 1,  # torch reduces after patience + 1 bad epochs, Keras after patience
+                threshold=1e-4,
+                threshold_mode="abs",
+                min_lr=config.min_lr,
+            )
+            self._warm(0)
+            return
+        constant = {"sched": "step", "decay_epochs": config.epochs + 1, "decay_rate": 1.0}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            self._timm, _ = create_scheduler_v2(
+                optimizer,
+                **({"sched": "cosine", "min_lr": config.min_lr} if config.schedule == "cosine" else constant),
+                num_epochs=config.epochs - warmup,
+                warmup_epochs=warmup,
+                warmup_lr=config.lr / 100,
+                warmup_prefix=True,
+                step_on_epochs=False,
+                updates_per_epoch=steps_per_epoch,
+            )
+
+    def step(self, done_steps: int) -> None:
+        """Set the rate for the next step, after `done_steps` of the whole run."""
+        if self._timm is not None:
+            self._timm.step_update(done_steps)
+        elif done_steps <= self._warmup_steps:
+            self._warm(done_steps)
+
+    def epoch_end(self, done_steps: int, nll: float) -> None:
+        """Tell a plateau what the epoch reached."""
+        if self._plateau is not None and done_steps > self._warmup_steps:
+            self._plateau.step(nll)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs besides the step number (the rates are part of the optimiser's state)."""
+        if self._plateau is None:
+            return {}
+        return {key: getattr(self._plateau, key) for key in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        for key, value in state.items():
+            setattr(self._plateau, key, value)
+
+    def _warm(self, done_steps: int) -> None:
+        for group, base in zip(self._optimizer.param_groups, self._base, strict=True):
+            group["lr"] = base * min(1.0, (done_steps + 1) / (self._warmup_steps + 1))
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Return the mean over faces of −Σ_k w_k · t_k · log p_k.
+
+    logits, targets: [N, K]; weights: [K]. Divided by N as Keras does, not by the summed weights. Smoothing mixes the
+    targets with 1/K (Szegedy et al., CVPR 2016).
+    """
+    if smoothing > 0:
+        targets = targets * (1 - smoothing) + smoothing / targets.shape[1]
+    loss: Tensor = -(targets * weights * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+    return loss
+
+
+def check_config(config: RunConfig) -> None:
+    """Raise InputError for what the schema cannot see: backbone, sizes, metric names, the last stage."""
+    from fer_lab.models import backbones
+
+    for size in {config.train.image_size, *(stage.size for stage in config.train.stages)}:
+        backbones.check(config.model.backbone, size)
+    last = config.train.size_at(config.train.epochs - 1)
+    if last != config.train.image_size:
+        raise InputError(
+            f"train.stages end at {last} px but train.image_size is {config.train.image_size}: the network would be shipped "
+            f"at a size it never trained at. Make them equal"
+        )
+    check_metric(config.train.select, "train.select")
+    for name in config.train.keep:
+        check_metric(name, "train.keep")
+    if config.train.early_stopping is not None:
+        check_metric(config.train.early_stopping.metric, "train.early_stopping.metric")
+    pick_precision(config.train.precision, pick_device(config.train.device))
