@@ -1,0 +1,212 @@
+"""One tracked run: trains a configuration and logs what the run's page shows. `train` and `sweep` both call it.
+
+Order: the run exists before training starts, an epoch is logged after its checkpoint is published, the bundle is uploaded
+before the run is FINISHED. A run that ends otherwise is KILLED (interrupted, pruned) or FAILED with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_lab.core.config import RunConfig, dump_yaml, flatten
+from fer_lab.core.console import note
+from fer_lab.core.errors import InputError, Interrupted
+from fer_lab.search.leases import LeaseLost
+from fer_lab.search.trial import Pruned, failure_reason
+
+if TYPE_CHECKING:
+    from fer_lab.backends.bundle import Bundle
+    from fer_lab.data.faces import FaceDataset
+    from fer_lab.tracking.store import Run, Store
+    from fer_lab.training.fit import FitResult
+
+CONFIG = "config.yaml"
+
+
+class Tracked(NamedTuple):
+    """What a tracked run left: the run, the result, the bundle (below the run's work folder)."""
+
+    run_id: str
+    result: FitResult
+    bundle: Bundle
+
+
+def work_folder(store: Store, run_id: str) -> Path:
+    """Where a run keeps its checkpoints while it is not finished."""
+    return store.home / "mlruns" / "work" / run_id
+
+
+def tracked_fit(
+    config: RunConfig,
+    dataset: FaceDataset,
+    store: Store,
+    *,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    run: Run | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
+    should_stop: Callable[[], int | None] | None = None,
+    experiment: str | None = None,
+    name: str | None = None,
+    folder: Path | None = None,
+    on_run: Callable[[str], None] | None = None,
+    extra: Mapping[str, float] | None = None,
+    command: str | None = None,
+) -> Tracked:
+    """Train `config` as a run of `experiment` (the dataset's name when None) and return run id, result, bundle.
+
+    run: log to this one (a resumed run) instead of a new one. folder: for checkpoints; `work_folder` when None.
+    on_run(run_id) is called as soon as the run exists. extra: further metrics of the run. command: what reproduces the
+    run, shown on its page. Raises what `training.fit.fit` raises, after the run was ended: KILLED when interrupted or
+    pruned, FAILED otherwise; after LeaseLost the run belongs to somebody else and is left alone.
+    """
+    from fer_lab.training.bundle import write_run_bundle
+    from fer_lab.training.fit import Pruned as FitPruned
+    from fer_lab.training.fit import fit
+    from fer_lab.training.recipe import check_config
+
+    check_config(config)
+    name = name or f"{config.name}-s{config.seed}"
+    if run is None:
+        run = store.start_run(experiment or dataset.name, name, parent=parent, tags=dict(tags or {}), params=flatten(config))
+    if on_run is not None:
+        on_run(run.id)
+    live = run
+    try:
+        folder = folder or work_folder(store, run.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(dump_yaml(config), encoding="utf-8", newline="\n")
+        _describe(live, config, dataset, command)
+        if resume:
+            _log_past(live, folder)
+
+        def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
+            live.log_metrics(epoch, metrics)
+            if on_epoch is not None:
+                on_epoch(epoch, metrics)
+
+        teachers = teacher_probs(config, dataset, store)
+        result = fit(
+            config, dataset, folder, on_epoch=log_epoch, on_step=on_step, should_stop=should_stop, resume=resume,
+            teacher_probs=teachers,
+        )  # fmt: skip
+        bundle = write_run_bundle(result, config, dataset, folder / "bundle", run_id=run.id, parent_run_id=parent)
+        _log_result(live, result, dataset, folder / "shown", extra or {})
+        store.log_bundle(live, bundle.folder)
+        run.end("FINISHED")
+    except LeaseLost:
+        raise
+    except (Pruned, FitPruned, Interrupted, KeyboardInterrupt) as error:
+        run.end("KILLED", reason=str(error) or "interrupted")
+        raise
+    except BaseException as error:
+        run.end("FAILED", reason=failure_reason(error))
+        raise
+    return Tracked(run.id, result, bundle)
+
+
+def teacher_probs(config: RunConfig, dataset: FaceDataset, store: Store | None) -> npt.NDArray[np.float32] | None:
+    """Return the teachers' mean probabilities for the training split, float32 [n, K], None without teachers.
+
+    Raises NotFound for an unknown model, InputError when a teacher has other labels.
+    """
+    if not config.train.teachers:
+        return None
+    from fer_lab.backends.session import Predictor
+    from fer_lab.core.labels import protocol
+    from fer_lab.measure.host import usable_cores
+    from fer_lab.tracking.registry import resolve
+
+    labels = protocol(config.data.protocol).label_set.labels
+    faces = dataset.pixels[dataset.indices("train")]
+    total = np.zeros((len(faces), len(labels)), np.float64)
+    for ref in config.train.teachers:
+        resolved = resolve(ref, store)
+        if resolved.bundle.card.labels != labels:
+            raise InputError(f"teacher {ref} predicts {', '.join(resolved.bundle.card.labels)}; this run needs {', '.join(labels)}")
+        note(f"teacher {resolved.ref_shown}: predicting {len(faces)} training faces")
+        with Predictor.open(resolved.bundle, "torch", threads=config.train.threads or usable_cores()) as predictor:
+            total += predictor.predict(faces)
+    return (total / len(config.train.teachers)).astype(np.float32)
+
+
+def _describe(run: Run, config: RunConfig, dataset: FaceDataset, command: str | None) -> None:
+    """What a reader needs to trust and to repeat the run."""
+    from fer_lab.core.labels import protocol
+    from fer_lab.measure.host import this_host
+    from fer_lab.training.bundle import commit, versions
+
+    rule = protocol(config.data.protocol)
+    kept = rule.labels(dataset.votes) >= 0
+    counts = {split: int(kept[dataset.indices(split)].sum()) for split in ("train", "valid")}
+    run.log_dataset(dataset.name, dataset.fingerprint, rule.name, dataset.label_source, counts)
+    run.log_text(dump_yaml(config), CONFIG)
+    host = this_host()
+    reproduce = command or f"python -m fer_lab.train {CONFIG}   # {CONFIG} is an artifact of this run"
+    run.set_tags(
+        {
+            "mlflow.note.content": f"Reproduce (commit `{commit()}`, dataset `{dataset.name}` `{dataset.fingerprint[:12]}`):\n\n"
+            f"    {reproduce}\n",
+            "mlflow.source.git.commit": commit(),
+            "fer.commit": commit(),
+            "fer.command": reproduce,
+            "fer.seed": config.seed,
+            "fer.protocol": rule.name,
+            "fer.label_source": dataset.label_source,
+            "fer.fingerprint": dataset.fingerprint,
+            "fer.host": host.name,
+            "fer.cpu": host.cpu,
+            "fer.versions": " ".join(f"{package}={version}" for package, version in versions().items()),
+        }
+    )
+
+
+def _log_past(run: Run, folder: Path) -> None:
+    """Log the epochs of the checkpoint that this run does not show yet: a kill may fall between the two."""
+    from fer_lab.training import checkpoint
+
+    saved = checkpoint.load(folder)
+    for record in saved.state["history"] if saved is not None else []:
+        run.log_metrics(int(record["epoch"]), {key: value for key, value in record.items() if key != "epoch"})
+
+
+def _log_result(run: Run, result: FitResult, dataset: FaceDataset, folder: Path, extra: Mapping[str, float]) -> None:
+    """Log the selected checkpoint's figures (`best/…`) and the pictures and tables of the run's page."""
+    from fer_lab.measure import plots
+    from fer_lab.measure.metrics import confusion, per_class
+
+    final = {name.replace("val/", "best/"): value for name, value in result.validation.items()}
+    final |= {"best/epoch": result.best_epoch, "best/temperature": result.temperature, "parameters_m": result.parameters / 1e6}
+    run.log_metrics(result.epochs_run, {**final, "wall_s": result.wall_s, **extra})
+
+    folder.mkdir(exist_ok=True)
+    predicted = result.valid_probs.argmax(axis=1)
+    matrix = confusion(result.valid_targets, predicted, len(result.labels))
+    row_of = {image: row for row, image in enumerate(dataset.names)}
+    pixels = dataset.pixels[[row_of[image] for image in result.valid_names]]
+    plots.curves(result.history, folder / "curves.png")
+    plots.confusion_matrix(matrix, result.labels, folder / "confusion.png")
+    plots.reliability(result.valid_probs, result.valid_targets, folder / "reliability.png", title="Validation, calibrated")
+    plots.worst_mistakes(
+        pixels, result.valid_names, result.valid_targets, result.valid_probs, result.labels, folder / "worst_mistakes.png"
+    )
+    for path in sorted(folder.glob("*.png")):
+        run.log_file(path, "plots")
+    table = per_class(matrix)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label", *table])
+    for index, label in enumerate(result.labels):
+        writer.writerow([label, *(f"{table[column][index]:g}" for column in table)])
+    run.log_text(text.getvalue(), "per_class.csv")
+    for path in result.kept.values():
+        run.log_file(path, "checkpoints")
