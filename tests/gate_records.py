@@ -27,7 +27,7 @@ def good_row(model: str = CHALLENGER, runtime: str = "openvino", digest: str = "
         precision="f32", size_mb=23.7, name="fer-synthetic-8", version=2, run_id="r2",
         audit=Audit(True, 512, 0, 0.0, True, 0), batch_invariant=True,
         host=HOST.name, threads=1, batch=1, p50_ms=4.0, p90_ms=4.4, p95_ms=4.5, samples=100,
-        parity={"flips": 0, "n": 1000, "max_dp": 1e-6, "flip_rate": 0.0, "drop": 0.0, "refused": None},
+        parity=parity(0, 0.0),
         card={
             "name": "b0", "protocol": "ferplus8", "label_source": "synthetic", "dataset": "synthetic", "fingerprint": "f",
             "backbone": "tf_efficientnetv2_b0", "licence": "MIT", "versions": {"torch": "2"}, "parameters": 5_868_376,
@@ -35,6 +35,11 @@ def good_row(model: str = CHALLENGER, runtime: str = "openvino", digest: str = "
         },
     )  # fmt: skip
     return replace(row, **changes)
+
+
+def parity(flips: int, change: float, refused: str | None = None) -> dict[str, Any]:
+    """An entry of parity.json."""
+    return {"n": 1000, "max_dp": 1e-6, "flips": [{"name": f"face{i}"} for i in range(flips)], "change": change, "refused": refused}
 
 
 def verdict(aspect: str, low: float, high: float, n: int = 300, word: str = "undecided") -> Verdict:

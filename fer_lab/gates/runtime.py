@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from fer_lab.core.config import Section
 from fer_lab.core.types import GateVerdict
-from fer_lab.gates.gate import Gate, is_number, percent
+from fer_lab.gates.gate import Gate, is_number, percent, points
 
 if TYPE_CHECKING:
     from fer_lab.measure.comparison import Comparison, Profile, Row
@@ -32,11 +32,15 @@ def _parity(comparison: Comparison, row: Row, params: ParityParams) -> GateVerdi
         return GateVerdict("parity", False, f"{row.runtime} was never verified (no entry in parity.json)", required)
     if record.get("refused"):
         return GateVerdict("parity", False, f"export refused it: {record['refused']}", required)
-    flip_rate, drop = record.get("flip_rate"), record.get("drop")
-    if not is_number(flip_rate) or not is_number(drop):
-        return GateVerdict("parity", False, f"{row.runtime}: parity.json has no flip rate or no accuracy drop", required)
-    passed = bool(flip_rate <= params.max_flip_rate and drop <= params.max_drop)
-    return GateVerdict("parity", passed, f"flips {percent(flip_rate)}, accuracy drop {percent(drop)}", required)
+    n, change, flips = record.get("n"), record.get("change"), record.get("flips")
+    count = len(flips) if isinstance(flips, list | tuple) else flips
+    if not is_number(n) or n <= 0 or not is_number(change) or not is_number(count):
+        return GateVerdict(
+            "parity", False, f"{row.runtime} is unmeasured: parity.json has no faces, flips or change for it", required
+        )
+    passed = count / n <= params.max_flip_rate and -change <= params.max_drop
+    observed = f"{count} flips among {n} validation faces ({percent(count / n)}), accuracy {points(change)}"
+    return GateVerdict("parity", passed, observed, required)
 
 
 class LatencyParams(Section):

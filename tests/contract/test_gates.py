@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from gate_records import HOST, good_comparison, good_row, profile, verdict
+from gate_records import HOST, good_comparison, good_row, parity, profile, verdict
 
 from fer_lab.core.config import validate
 from fer_lab.core.errors import InputError
@@ -96,9 +96,11 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
         "no verdict": without("brier"),
     },
     "parity": {
-        "flips": in_row(parity={"flips": 60, "n": 1000, "flip_rate": 0.06, "drop": 0.0, "refused": None}),
-        "accuracy": in_row(parity={"flips": 9, "n": 1000, "flip_rate": 0.009, "drop": 0.02, "refused": None}),
-        "refused by export": in_row(parity={"flips": 0, "n": 1000, "flip_rate": 0.0, "drop": 0.0, "refused": "drop"}),
+        "flips": in_row(parity=parity(60, 0.0)),
+        "accuracy": in_row(parity=parity(9, -0.02)),
+        "refused by export": in_row(parity=parity(0, 0.0, "accuracy drops")),
+        "not a number": in_row(parity=parity(0, math.nan)),
+        "no faces": in_row(parity=parity(0, 0.0) | {"n": 0}),
         "never verified": in_row(parity=None),
         "half a record": in_row(parity={"max_dp": 0.0}),
     },

@@ -1,0 +1,247 @@
+"""Promotion on a real sqlite store: gates, ledger, aliases, conflicts, rollback; the evidence is a hand-made comparison."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_records import HOST, good_comparison, good_row, profile
+
+from fer_lab import promote
+from fer_lab.backends.bundle import Bundle, Card, open_bundle, write_manifest
+from fer_lab.measure.comparison import Comparison
+
+LABELS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+NAME = "fer-synthetic-8"
+
+
+def make_bundle(folder: Path, content: str) -> Bundle:
+    """A bundle with an OpenVINO folder; the gates read its card and digests, nobody runs it here."""
+    (folder / "openvino").mkdir(parents=True)
+    (folder / "openvino" / "model.xml").write_text(f"<net>{content}</net>")
+    (folder / "weights.safetensors").write_text(content)
+    card = Card(
+        name="b0", labels=LABELS, protocol="ferplus8", label_source="synthetic", dataset="synthetic", fingerprint="f",
+        backbone="tf_efficientnetv2_b0", image_size=48, mean=0.5, std=0.25, versions={"torch": "2"},
+    )  # fmt: skip
+    (folder / "card.json").write_text(card.to_json())
+    write_manifest(folder)
+    return open_bundle(folder)
+
+
+def evidence(
+    home: Path, challenger: Bundle, champion: tuple[Bundle, int] | None = None, *, id: str = "c1", **changes: Any
+) -> Comparison:
+    """Write a comparison in which `challenger` passes every gate against `champion` (or stands alone)."""
+
+    def measured(bundle: Bundle, model: str, **facts: Any) -> Any:
+        digest = bundle.runtime_digest("openvino")
+        card = bundle.card.model_dump(mode="json", by_alias=True)
+        return good_row(model, digest=digest, bundle_digest=bundle.digest, card=card, **facts)
+
+    row = measured(challenger, str(challenger.folder), name=None, version=None)
+    rows = (row,)
+    if champion is not None:
+        bundle, version = champion
+        rows = (measured(bundle, f"models:/{NAME}/{version}", name=NAME, version=version), row)
+    record = good_comparison()
+    record = replace(
+        record, id=id, rows=rows, reference_model=rows[0].model, reference_runtime="openvino",
+        created=f"2026-01-02T03:04:{id[1:]:0>2}Z",
+        verdicts=tuple(replace(v, model=row.model) for v in record.verdicts), profiles=(profile(row.digest),),
+    )  # fmt: skip
+    record = replace(record, **changes)
+    record.write(home / "comparisons" / id)
+    return record
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, last line of stdout as JSON (empty when none), stderr."""
+    code = promote.main(argv)
+    out = capsys.readouterr()
+    lines = out.out.strip().splitlines()
+    last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    return code, last, out.err
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store root with an initialised database, copied by each test."""
+    from fer_lab.tracking.store import open_store
+
+    folder = tmp_path_factory.mktemp("store")
+    open_store(folder)
+    return folder
+
+
+def test_from_the_first_champion_to_a_rollback(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """First promotion, a refusal, a second promotion, a stale one, history, rollback: aliases and ledger agree throughout."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    one, two, three = (make_bundle(home / name, name) for name in ("one", "two", "three"))
+    evidence(home, one)
+
+    code, dry, _ = run(capsys, str(one.folder), "--dry-run")
+    assert (code, dry["promoted"], dry["would_promote"], dry["first_promotion"]) == (0, False, True, True)
+    store = open_store()
+    assert registry.versions(store, NAME) == []
+
+    code, first, _ = run(capsys, str(one.folder))
+    assert code == 0
+    assert {k: first[k] for k in ("promoted", "name", "version", "runtime", "previous")} == {
+        "promoted": True, "name": NAME, "version": 1, "runtime": "openvino", "previous": None,
+    }  # fmt: skip
+    assert all(set(gate) == {"gate", "passed", "observed", "required"} and gate["passed"] for gate in first["gates"])
+    assert registry.aliases(store, NAME) == {"champion": 1}
+
+    # Evidence without the champion is of no use any more.
+    evidence(home, two, id="c2")
+    code, _, err = run(capsys, str(two.folder))
+    assert code == 5
+    assert "the champion of fer-synthetic-8 is version 1; nothing was changed" in err
+
+    worse = evidence(home, two, (one, 1), id="c3")
+    worse = replace(worse, verdicts=(*worse.verdicts[1:], replace(worse.verdicts[0], verdict="undecided", low=-0.03, high=0.01)))
+    worse.write(home / "comparisons" / "c3")
+    code, refused, err = run(capsys, str(two.folder))
+    assert code == 3
+    assert (refused["promoted"], refused["previous"], refused["comparison"]) == (False, 1, "c3")
+    assert [g["gate"] for g in refused["gates"] if not g["passed"]] == ["not_worse"]
+    assert "not_worse failed: undecided, change between -3.00 points and +1.00 points" in err
+    assert registry.aliases(store, NAME) == {"champion": 1}
+
+    evidence(home, two, (one, 1), id="c4")
+    evidence(home, three, (one, 1), id="c5")
+    code, second, _ = run(capsys, f"models:/{NAME}/2", "--expect", "1")
+    assert (code, second["promoted"], second["version"], second["previous"]) == (0, True, 2, 1)
+    assert registry.aliases(store, NAME) == {"champion": 2, "previous": 1}
+
+    code, _, err = run(capsys, str(three.folder))
+    assert code == 5
+    assert "comparison c5 is against models:/fer-synthetic-8/1, but the champion of fer-synthetic-8 is version 2" in err
+    code, _, err = run(capsys, f"models:/{NAME}/3", "--expect", "1")
+    assert code == 5
+    assert registry.aliases(store, NAME) == {"champion": 2, "previous": 1}
+
+    code, back, _ = run(capsys, "--rollback")
+    assert (code, back["version"], back["previous"], back["runtime"]) == (0, 1, 2, "openvino")
+    assert registry.aliases(store, NAME)["champion"] == 1
+
+    code, history, _ = run(capsys, "--history")
+    assert code == 0
+    assert [(e["kind"], e["version"]) for e in history["entries"]] == [
+        ("promote", 1), ("refuse", 2), ("promote", 2), ("rollback", 1),
+    ]  # fmt: skip
+    assert (history["verified"], history["in_ledger"], history["champion"]) == (True, True, 1)
+    assert all(e["policy_hash"] and e["comparison_id"] for e in history["entries"][:3])
+
+    code, forward, _ = run(capsys, NAME, "--rollback", "--to", "2")
+    assert (code, forward["version"]) == (0, 2)
+    code, _, err = run(capsys, NAME, "--rollback", "--to", "3")
+    assert code == 2
+    assert "never was champion" in err
+
+    registry.set_alias(store, NAME, "champion", 3)
+    code, history, err = run(capsys, "--history")
+    assert (code, history["in_ledger"]) == (0, False)
+    assert "somebody moved it past fer_lab" in err
+
+
+BAD = {
+    "no policy": (["--policy", "absent.yaml"], 2, "no such file"),
+    "unknown runtime": (["--runtime", "openvin"], 2, "unknown runtime 'openvin'"),
+    "runtime not in the bundle": (["--runtime", "onnx"], 2, "holds no onnx"),
+    "no such comparison": (["--comparison", "c99"], 2, "no comparison 'c99'"),
+    "to without rollback": (["--to", "1"], 2, "--to N goes with --rollback"),
+    "half an expectation": (["--expect", "v1"], 2, "--expect takes a version number or none"),
+    "expectation not met": (["--expect", "7", "--comparison", "c1"], 5, "is none, expected version 7"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_usage_changes_nothing(home: Path, capsys: pytest.CaptureFixture[str], case: str, empty_store: Path) -> None:
+    """One line that says what is wrong, the right exit code, and no champion."""
+    import shutil
+
+    shutil.copytree(empty_store / "mlruns", home / "mlruns")
+    bundle = make_bundle(home / "one", "one")
+    evidence(home, bundle)
+    argv, wanted, text = BAD[case]
+    code, _, err = run(capsys, str(bundle.folder), *argv, "--dry-run")
+    assert code == wanted
+    assert text in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_evidence_for_another_artifact_or_split_does_not_count(
+    home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path
+) -> None:
+    """A changed byte, another split, a half-written or a foreign record: none of them is evidence."""
+    import shutil
+
+    shutil.copytree(empty_store / "mlruns", home / "mlruns")
+    one, two = make_bundle(home / "one", "one"), make_bundle(home / "two", "two")
+    evidence(home, one, id="c1")
+    evidence(home, two, id="c2", split="valid")
+    (home / "comparisons" / "c3").mkdir()
+    (home / "comparisons" / "c3" / "comparison.json").write_text('{"schema": 1, "rows": [')
+    code, _, err = run(capsys, str(two.folder), "--comparison", "c1", "--dry-run")
+    assert code == 2
+    assert "did not measure the openvino artifact" in err
+    code, refused, _ = run(capsys, str(two.folder), "--comparison", "c2", "--dry-run")
+    assert code == 3
+    assert [g["gate"] for g in refused["gates"] if not g["passed"]] == ["evidence"]
+    code, _, err = run(capsys, str(two.folder), "--comparison", "c3", "--dry-run")
+    assert code == 2
+    assert "not a comparison" in err
+
+
+def test_a_profile_from_another_host_fails_the_latency_gate(
+    home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path
+) -> None:
+    """A budget names the machine it is for."""
+    import shutil
+
+    shutil.copytree(empty_store / "mlruns", home / "mlruns")
+    one = make_bundle(home / "one", "one")
+    elsewhere = replace(HOST, name="edge-4c-89abcdef")
+    evidence(home, one, profiles=(profile(one.runtime_digest("openvino"), host=elsewhere),))
+    code, _, err = run(capsys, str(one.folder), "--dry-run")
+    assert code == 3
+    assert "measured on another host only: edge-4c-89abcdef" in err
+    policy = home / "edge.yaml"
+    latency = "latency: {budget_ms: 10, host: edge-4c-89abcdef}"
+    policy.write_text(f"gates: {{{latency}}}\nfirst_promotion: {{{latency}}}\n")
+    code, passed, _ = run(capsys, str(one.folder), "--dry-run", "--policy", str(policy))
+    assert (code, passed["would_promote"]) == (0, True)
+
+
+@pytest.mark.slow
+def test_fifty_promoters_of_one_observation_have_exactly_one_winner(home: Path) -> None:
+    """All start from "no champion", as separate processes, eight at a time; one wins, 49 are told so, the chain is whole."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from fer_lab.tracking.ledger import Ledger
+    from fer_lab.tracking.store import open_store
+
+    bundles = [make_bundle(home / f"b{i}", f"b{i}") for i in range(5)]
+    for i, bundle in enumerate(bundles):
+        evidence(home, bundle, id=f"c{i}")
+    open_store()
+
+    def one(i: int) -> int:
+        command = [sys.executable, "-m", "fer_lab.promote", str(bundles[i % 5].folder), "--expect", "none"]
+        return subprocess.run(command, capture_output=True, env=os.environ | {"FER_LAB_HOME": str(home)}).returncode
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(one, range(50)))
+    assert sorted(codes) == [0] + [5] * 49
+    entries = Ledger(open_store(), NAME).verify()
+    assert [entry.kind for entry in entries] == ["promote"]
