@@ -25,7 +25,7 @@ def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Re
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    args = parser.parse_args(argv)
+    args = _parsed(parser, argv)
     try:
         print_result(body(args))
     except KeyboardInterrupt:
@@ -79,6 +79,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 def print_result(result: Result) -> None:
     """Print the machine-readable last line."""
     say(json.dumps(result, ensure_ascii=False, allow_nan=False))
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse with options anywhere: `config.yaml --workers 2 key=value` would lose its override in parse_args."""
+    try:
+        return parser.parse_intermixed_args(argv)
+    except TypeError:  # a parser with subcommands cannot be intermixed
+        return parser.parse_args(argv)
 
 
 def _is_number(cell: object) -> bool:

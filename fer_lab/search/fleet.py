@@ -1,0 +1,104 @@
+"""Several workers on one machine: subprocesses of the same command, GPUs round robin, CPU threads shared out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from fer_lab.core.console import note
+from fer_lab.core.errors import Conflict, Interrupted
+from fer_lab.search.stop import Stop
+
+POLL_S = 0.5
+RESTARTS_PER_WORKER = 2
+"""A worker that a signal killed (out of memory, kill -9) is started again this often."""
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; asked without importing torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in {"", "-1"}]
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, line in enumerate(filter(lambda line: line.startswith("GPU "), listed.stdout.splitlines()))]
+
+
+def environment(index: int, workers: int, devices: Sequence[str]) -> dict[str, str]:
+    """The environment of one worker: its GPU, and its share of the CPU threads."""
+    changed = dict(os.environ)
+    if devices:
+        changed["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    changed.setdefault("OMP_NUM_THREADS", str(threads_each(workers)))
+    return changed
+
+
+def threads_each(workers: int) -> int:
+    """CPU threads of one worker."""
+    return max(1, cores() // workers)
+
+
+def run_fleet(command: Sequence[str], workers: int, stop: Stop, is_finished: Callable[[], bool]) -> None:
+    """Run `workers` processes of `command` until they have ended; killed ones are started again while work is left.
+
+    Raises Interrupted when a signal came (it was passed on, and every worker saved its work).
+    """
+    devices = gpus()
+    running = {index: _start(command, index, workers, devices) for index in range(workers)}
+    restarts = 0
+    passed_on = False
+    codes: list[int] = []
+    try:
+        while running:
+            if stop.number is not None and not passed_on:
+                passed_on = True
+                for process in running.values():
+                    process.send_signal(signal.SIGTERM)
+            for index, process in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[index]
+                died = code < 0 or code == Conflict.exit_code  # killed, or paused past its lease
+                if died and stop.number is None and restarts < RESTARTS_PER_WORKER * workers and not is_finished():
+                    restarts += 1
+                    note(f"a worker ended with code {code}; starting another")
+                    running[index] = _start(command, index, workers, devices)
+                else:
+                    codes.append(code)
+            _sleep()
+    finally:
+        for process in running.values():  # a second Ctrl-C, or an error of our own: leave no orphans
+            process.kill()
+            process.wait()
+    if stop.number is not None:
+        raise Interrupted(stop.number, "interrupted; what was done is kept. The same command goes on from here")
+    bad = [code for code in codes if code]
+    if bad:
+        note(f"note: {len(bad)} of {len(codes)} workers ended with an error (codes {', '.join(map(str, bad))})")
+
+
+def _start(command: Sequence[str], index: int, workers: int, devices: Sequence[str]) -> subprocess.Popen[bytes]:
+    # Progress goes to our stderr; the worker's last line of JSON would not be ours.
+    return subprocess.Popen(
+        [sys.executable, *command], env=environment(index, workers, devices), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
+def _sleep() -> None:
+    import time
+
+    time.sleep(POLL_S)

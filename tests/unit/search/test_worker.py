@@ -1,0 +1,293 @@
+"""The worker's loop on a real store and a real database; the training itself is replaced by a formula."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from fer_lab.backends.bundle import Card, write_manifest
+from fer_lab.core.config import Dimension, RunConfig, SweepConfig, with_values
+from fer_lab.core.errors import Conflict, Interrupted
+from fer_lab.data.faces import FaceDataset
+from fer_lab.search.confirm import pareto
+from fer_lab.search.leases import LeaseLost
+from fer_lab.search.stop import Stop
+from fer_lab.search.storage import StudyStorage, open_storage
+from fer_lab.search.study import Sweep, open_sweep, optuna_study
+from fer_lab.search.trial import Trained, failure_reason
+from fer_lab.search.worker import stored_result, work
+from fer_lab.tracking import registry
+from fer_lab.tracking.store import Store, open_store
+
+CONFIG = SweepConfig.model_validate(
+    {
+        "name": "formula", "data": {"dataset": "synthetic"}, "train": {"epochs": 3, "lr": 1e-3},
+        "space": {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "data.targets": {"choices": ["soft", "majority"]}},
+        "sweep": {"trials": 6, "lease_s": 3, "pruner": {"startup_trials": 2, "warmup_epochs": 0},
+                  "confirm": {"top": 2, "seeds": 3}},
+    }
+)  # fmt: skip
+
+
+class Formula:
+    """A trainer whose accuracy is a formula of lr and seed; runs and bundles are real."""
+
+    def __init__(
+        self, sweep: Sweep, store: Store, parent: str, at_epoch: Callable[[str, int], None] = lambda key, epoch: None
+    ) -> None:
+        self.sweep, self.store, self.parent, self.at_epoch = sweep, store, parent, at_epoch
+        self.started: list[tuple[str, bool]] = []
+
+    def __call__(
+        self, config: RunConfig, folder: Path, *, name: str, tags: Mapping[str, str], resume: bool,
+        on_run: Callable[[str], None], on_epoch: Callable[[int, dict[str, float]], None],
+        should_stop: Callable[[], int | None], extra: Mapping[str, float],
+    ) -> Trained:  # fmt: skip
+        self.started.append((name, resume))
+        run = self.store.start_run(self.sweep.experiment, name, parent=self.parent, tags=tags)
+        on_run(run.id)
+        accuracy = 0.5
+        first = int((folder / "epoch").read_text()) + 1 if resume else 0
+        try:
+            for epoch in range(first, config.train.epochs):
+                stop = should_stop()
+                if stop is not None:
+                    raise Interrupted(stop, "stop")
+                accuracy = 0.9 - abs(config.train.lr - 0.01) + config.seed % 7 / 1000 + epoch / 100
+                (folder / "epoch").write_text(str(epoch))
+                run.log_metrics(epoch, {"val/accuracy": accuracy})
+                self.at_epoch(name, epoch)
+                on_epoch(epoch, {"val/accuracy": accuracy})
+        except BaseException:
+            run.end("KILLED")
+            raise
+        self.store.log_bundle(run, _bundle(folder / "bundle", config, self.sweep.dataset, run.id))
+        run.end("FINISHED")
+        return Trained(run.id, {"val/accuracy": accuracy}, {"parameters": 10})
+
+
+def _bundle(folder: Path, config: RunConfig, dataset: FaceDataset, run_id: str) -> Path:
+    from fer_lab.core.labels import EIGHT
+
+    folder.mkdir(parents=True)
+    card = Card(
+        name="fer-synthetic-8", labels=EIGHT.labels, protocol="ferplus8", label_source="synthetic", dataset="synthetic",
+        fingerprint=dataset.fingerprint, backbone=config.model.backbone, image_size=48, mean=0.5, std=0.5, run_id=run_id,
+    )  # fmt: skip
+    (folder / "card.json").write_text(card.to_json())
+    (folder / "weights.safetensors").write_bytes(b"formula")
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store root for the whole file: creating MLflow's database takes longer than these studies."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FER_LAB_HOME", str(shared))
+    monkeypatch.chdir(shared)
+    return shared
+
+
+@pytest.fixture
+def storage(home: Path) -> Iterator[StudyStorage]:
+    opened = open_storage(home)
+    yield opened
+    opened.close()
+
+
+def _sweep(storage: StudyStorage, home: Path, drawn: FaceDataset, **changes: Any) -> Sweep:
+    """A study of its own for every set of changes: they share the store."""
+    return open_sweep(with_values(CONFIG, changes), drawn, home, storage, "local")
+
+
+def _states(sweep: Sweep) -> Counter[str]:
+    return Counter(trial.state.name for trial in optuna_study(sweep, 0).get_trials())
+
+
+def test_a_study_ends_with_a_challenger_and_a_second_start_changes_nothing(
+    home: Path, drawn: FaceDataset, storage: StudyStorage
+) -> None:
+    """Six slots, pruning, two configurations over three seeds, registered once; extending trains only what is new."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn)
+    trainers: list[Formula] = []
+
+    def below(parent: str) -> Formula:
+        trainers.append(Formula(sweep, store, parent))
+        return trainers[-1]
+
+    result = work(sweep, store, below, Stop())
+    assert sum(result["trials"].values()) == 6
+    assert result["trials"]["failed"] == 0
+    first, second = result["confirmed"]
+    assert first["mean"] >= second["mean"]
+    assert len(first["seeds"]) == 3
+    assert all(seed >= 1000 for seed in first["seeds"])
+    assert sorted(first["scores"])[1] == result["best"]["val_accuracy"]
+    name = result["registered"]["name"]
+    assert registry.aliases(store, name) == {"challenger": result["registered"]["version"]}
+    assert len(registry.versions(store, name)) == 2 == 1 + len(result["also_registered"])
+    assert _states(sweep) == Counter(COMPLETE=result["trials"]["complete"], PRUNED=result["trials"]["pruned"])
+    parent = store.run_info(result["parent_run_id"])
+    assert parent["status"] == "FINISHED"
+    children = store.children(result["parent_run_id"])
+    counts = Counter(c["status"] for c in children)
+    assert (counts["FINISHED"], counts["KILLED"]) == (result["trials"]["complete"] + 6, result["trials"]["pruned"])
+    assert counts.total() == len(children) == 12
+    folder = store.download_run_folder(result["parent_run_id"], "", home / "page")
+    assert {"leaderboard.csv", "summary.json", "history.png", "parallel_coordinates.png"} <= {p.name for p in folder.iterdir()}
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["trial"]) for row in rows[:2]] == [c["trial"] for c in result["confirmed"]]
+
+    assert work(sweep, store, below, Stop()) == result
+    assert trainers[-1].started == []
+    more = _sweep(storage, home, drawn, **{"sweep.trials": 8})
+    assert more.name == sweep.name
+    assert stored_result(more) is None
+    extended = work(more, store, below, Stop())
+    assert sum(extended["trials"].values()) == 8
+    assert {key for key, _ in trainers[-1].started if key.startswith("trial")} == {"trial-006", "trial-007"}
+    assert work(sweep, store, below, Stop()) == extended
+
+
+def test_a_failing_trial_fails_alone_and_a_study_without_one_complete_registers_nothing(
+    home: Path, drawn: FaceDataset, storage: StudyStorage
+) -> None:
+    """Trial 1 runs out of memory, the others go on; when all fail there is no winner."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "alone", "sweep.trials": 3, "sweep.confirm.seeds": 1, "sweep.confirm.top": 1})
+
+    def burst(key: str, epoch: int) -> None:
+        if key == "trial-001":
+            raise MemoryError("8 GB")
+
+    result = work(sweep, store, lambda parent: Formula(sweep, store, parent, burst), Stop())
+    assert result["trials"]["failed"] == 1
+    assert sweep.leases.jobs("trial")[1].reason == "oom: 8 GB"
+    hopeless = _sweep(storage, home, drawn, **{"sweep.trials": 2, "train.lr": 2e-3})
+
+    def always(key: str, epoch: int) -> None:
+        raise FloatingPointError("loss is NaN")
+
+    nothing = work(hopeless, store, lambda parent: Formula(hopeless, store, parent, always), Stop())
+    assert (nothing["registered"], nothing["best"], nothing["trials"]["failed"]) == (None, None, 2)
+    assert store.run_info(nothing["parent_run_id"])["status"] == "FAILED"
+    assert _states(hopeless) == {"FAIL": 2}
+
+
+def test_an_interrupted_trial_goes_back_to_the_queue_and_continues(home: Path, drawn: FaceDataset, storage: StudyStorage) -> None:
+    """After the signal nothing is RUNNING; the next start continues from the checkpoint with the same values."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "signal", "sweep.trials": 1, "sweep.confirm.seeds": 1})
+    stop = Stop()
+
+    def signalled(key: str, epoch: int) -> None:
+        if epoch == 1:
+            stop.number = 15
+
+    with pytest.raises(Interrupted) as caught:
+        work(sweep, store, lambda parent: Formula(sweep, store, parent, signalled), stop)
+    assert caught.value.exit_code == 143
+    [job] = sweep.leases.jobs("trial")
+    assert (job.status, job.deaths) == ("free", 0)
+    parent = sweep.leases.study_row()["parent_run_id"]  # type: ignore[index]  # the study is there
+    assert [store.run_info(parent)["status"]] + [c["status"] for c in store.children(parent)] == ["KILLED", "KILLED"]
+    trainers: list[Formula] = []
+
+    def below(parent_id: str) -> Formula:
+        trainers.append(Formula(sweep, store, parent_id))
+        return trainers[-1]
+
+    result = work(sweep, store, below, Stop())
+    assert result["parent_run_id"] == parent
+    assert trainers[0].started[0] == ("trial-000", True)
+    assert _states(sweep) == {"FAIL": 1, "COMPLETE": 1}
+    values = [t.params for t in optuna_study(sweep, 0).get_trials()]
+    assert values[0] == values[1]
+    resumed = [c for c in store.children(parent) if "fer.resume_of" in c["tags"]]
+    assert len(resumed) == 1
+    assert store.run_info(parent)["status"] == "FINISHED"
+
+
+def test_a_worker_that_was_paused_past_its_lease_writes_nothing(home: Path, drawn: FaceDataset, storage: StudyStorage) -> None:
+    """Its successor's result stands; there is one COMPLETE trial and one FINISHED run for the slot."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "paused", "sweep.trials": 1, "sweep.confirm.seeds": 1})
+
+    def paused(key: str, epoch: int) -> None:
+        if epoch == 1:  # what a pause looks like from outside: the lease ran out and a successor finished everything
+            with storage.engine.begin() as connection:
+                connection.exec_driver_sql("UPDATE fer_jobs SET expires = 0 WHERE kind = 'trial'")
+            result.update(work(sweep, store, lambda parent: Formula(sweep, store, parent), Stop()))
+
+    result: dict[str, Any] = {}
+    with pytest.raises(LeaseLost):
+        work(sweep, store, lambda parent: Formula(sweep, store, parent, paused), Stop())
+    assert result["trials"]["complete"] == 1
+    assert stored_result(sweep) == result
+    assert _states(sweep) == {"FAIL": 1, "COMPLETE": 1}
+    children = store.children(result["parent_run_id"])
+    assert Counter((c["name"], c["status"]) for c in children) == {
+        ("trial-000", "KILLED"): 1, ("trial-000", "FINISHED"): 1, ("confirm-000", "FINISHED"): 1
+    }  # fmt: skip
+
+
+def test_a_study_of_that_name_with_another_space_is_refused(home: Path, drawn: FaceDataset, storage: StudyStorage) -> None:
+    """Exit 5, and the message names what differs."""
+    _sweep(storage, home, drawn, **{"sweep.study": "mine"})
+    space = {"train.lr": Dimension(low=0.1, high=1).model_dump()}
+    with pytest.raises(Conflict, match=r"another space, train\.epochs"):
+        _sweep(storage, home, drawn, **{"sweep.study": "mine", "train.epochs": 9, "space": space})
+
+
+def test_two_objectives_keep_the_pareto_set() -> None:
+    """Neither of two survivors is beaten in both."""
+    assert pareto([(0.9, 5.0), (0.8, 2.0), (0.7, 3.0), (0.9, 6.0)]) == [0, 1]
+
+
+def test_reasons_name_memory_and_non_finite_numbers_first() -> None:
+    """A reason is one line that a person can act on."""
+    assert failure_reason(RuntimeError("DefaultCPUAllocator: can't allocate memory")).startswith("oom: ")
+    assert failure_reason(ValueError("bad\nthing")) == "ValueError: bad thing"
+
+
+def test_hyperband_and_patience_are_real_pruners() -> None:
+    """Each configured name gives its Optuna pruner; two objectives are never pruned."""
+    from fer_lab.search.study import pruner
+
+    def kind(**changes: Any) -> str:
+        return type(pruner(with_values(CONFIG, changes))).__name__
+
+    assert kind() == "MedianPruner"
+    assert kind(**{"sweep.pruner.patience": 2}) == "PatientPruner"
+    assert kind(**{"sweep.pruner.name": "hyperband"}) == "HyperbandPruner"
+    assert kind(**{"sweep.pruner.name": "none"}) == "NopPruner"
+    assert kind(**{"sweep.objectives": ["accuracy", "latency"]}) == "NopPruner"
+    assert optuna.__version__
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    """Neither torch, mlflow nor optuna is imported by --help."""
+    code = """
+import sys, fer_lab.sweep
+try:
+    fer_lab.sweep.main(["--help"])
+except SystemExit:
+    print(sorted({"torch", "mlflow", "optuna", "sqlalchemy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
