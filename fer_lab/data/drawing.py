@@ -7,12 +7,16 @@ Coordinates: the picture spans -1..1 in x (right) and y (down); the face's own a
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+
+_ONE = np.float32(1)  # two Python numbers in np.where would make everything after it float64
 
 UNITS = (
     "inner_brow_raiser", "outer_brow_raiser", "brow_lowerer", "upper_lid_raiser", "cheek_raiser", "lid_tightener",
@@ -76,9 +80,12 @@ class Faces:
 
 def draw(faces: Faces, size: int) -> Array:
     """Return gray pictures, float32 [N, size, size] in 0–255, without noise."""
-    step = max(1, 48 * 48 * 32 // (size * size))  # small batches stay in the cache
-    parts = [_draw(faces.rows(i, i + step), size) for i in range(0, len(faces), step)]
-    return np.concatenate(parts) if parts else np.zeros((0, size, size), np.float32)
+    step = max(1, 48 * 48 * 8 // (size * size))  # so few at a time that they stay in the cache
+    batches = [faces.rows(i, i + step) for i in range(0, len(faces), step)]
+    if not batches:
+        return np.zeros((0, size, size), np.float32)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy works outside the interpreter lock
+        return np.concatenate(list(pool.map(lambda batch: _draw(batch, size), batches)))
 
 
 class _Canvas:
@@ -115,6 +122,10 @@ class _Canvas:
         self.paint(self.cover(np.abs(offset) - wide) * self.cover(inside) * pale, tone, strength)
 
 
+def _length(a: Array, b: Array) -> Array:
+    return np.asarray(np.sqrt(a * a + b * b))  # np.hypot guards against overflow and is several times slower
+
+
 def of(values: Array) -> Array:
     """A per-face value, shaped to broadcast over pixels."""
     return values[:, None, None]
@@ -149,17 +160,17 @@ def _head(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
     # Hair behind the head: a cap, or a long shape that falls to the shoulders.
     fall = np.where(y > 0, 1 - 0.75 * of(faces.long_hair), 1.0)
     canvas.paint(
-        canvas.cover((np.hypot(x / 0.92, (y + 0.12) * fall / 1.02) - 1) * 0.9), hair, np.where(y > 0.9, of(faces.long_hair), 1.0)
+        canvas.cover((_length(x / 0.92, (y + 0.12) * fall / 1.02) - 1) * 0.9), hair, np.where(y > 0.9, of(faces.long_hair), 1.0)
     )
     # Neck and shoulders.
     skin = of(faces.skin)
     canvas.paint(canvas.cover(np.maximum(np.abs(x) - 0.36, 0.5 - y)), skin * 0.72)
     canvas.paint(canvas.cover(1.22 + 0.35 * x**2 - y), of(faces.background) * 0.35 + 40)
     # Ears, then the face: an ellipse whose lower half narrows to the jaw and grows with a dropped jaw.
-    canvas.paint(canvas.cover((np.hypot((np.abs(x) - of(faces.width) * 1.0) / 0.10, (y - 0.02) / 0.20) - 1) * 0.1), skin * 0.85)
+    canvas.paint(canvas.cover((_length((np.abs(x) - of(faces.width) * 1.0) / 0.10, (y - 0.02) / 0.20) - 1) * 0.1), skin * 0.85)
     half_width = of(faces.width) * (1 - of(faces.jaw) * np.clip(y, 0, 1) ** 2)
     half_height = np.where(y > 0, 1.0 + 0.13 * unit["jaw_drop"], 0.98)
-    radius = np.hypot(x / half_width, y / half_height)
+    radius = _length(x / half_width, y / half_height)
     shade = 1.06 - 0.24 * radius**3 + 0.20 * of(faces.light_x) * x + 0.10 * of(faces.light_y) * y
     canvas.paint(canvas.cover((radius - 1) * 0.85), skin * shade)
     # Beard: the lower face, darker.
@@ -191,9 +202,9 @@ def _eye(canvas: _Canvas, faces: Faces, unit: dict[str, Array], side: float) -> 
     inside = np.maximum(np.maximum(-(y + open_up * arch), y - open_down * arch), np.abs(dx) - half)
     canvas.paint(canvas.cover(inside), np.minimum(skin * 1.1 + 55, 240))
     gaze = dx - 0.05 * of(faces.yaw) * half
-    iris = np.hypot(gaze, y + 0.012) - 0.080 * of(faces.eye_size)
+    iris = _length(gaze, y + 0.012) - 0.080 * of(faces.eye_size)
     canvas.paint(canvas.cover(np.maximum(iris, inside)), 52.0)
-    canvas.paint(canvas.cover(np.hypot(gaze - 0.025, y + 0.035) - 0.022) * canvas.cover(inside), 225.0)
+    canvas.paint(canvas.cover(_length(gaze - 0.025, y + 0.035) - 0.022) * canvas.cover(inside), 225.0)
     within = np.abs(dx) - half * 1.05
     canvas.stroke(y + open_up * arch, 0.024, within, skin * 0.25, 0.95)  # lashes
     canvas.stroke(y - open_down * arch, 0.010, within, skin * 0.5, 0.6)
@@ -226,10 +237,10 @@ def _nose(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
     y = canvas.fy - tip
     ridge = np.clip(1 - (x / 0.075) ** 2, 0, 1) * np.clip((canvas.fy + 0.25) * 8, 0, 1) * np.clip((0.02 - y) * 10, 0, 1)
     canvas.paint(ridge, np.minimum(skin * 1.2, 250), 0.45)
-    shaded = x * np.where(of(faces.light_x) > 0, 1.0, -1.0) + 0.075 + 0.03 * (canvas.fy + 0.2)
+    shaded = x * np.where(of(faces.light_x) > 0, _ONE, -_ONE) + 0.075 + 0.03 * (canvas.fy + 0.2)
     canvas.stroke(shaded, 0.018, np.maximum(-0.15 - canvas.fy, y), skin * 0.62, 0.5)
     for side in (-1.0, 1.0):
-        nostril = np.hypot((x - side * wing * 0.55) / 0.05, (y - 0.01) / 0.024) - 1
+        nostril = _length((x - side * wing * 0.55) / 0.05, (y - 0.01) / 0.024) - 1
         canvas.paint(canvas.cover(nostril * 0.03), skin * 0.32, 0.85)
     canvas.stroke(y - 0.035 + 0.06 * (x / wing) ** 2, 0.013, np.abs(x) - wing, skin * 0.5, 0.7)
 
@@ -250,13 +261,15 @@ def _mouth(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
     arch = np.clip(1 - t**2, 0, 1)
     part, jaw = unit["lips_part"], unit["jaw_drop"]
     bare = unit["upper_lip_raiser"]
-    square = arch ** (0.5 + 0.5 * (1 - np.maximum(bare, unit["teeth"])))  # bared teeth make the mouth square
+    root = np.sqrt(arch)
+    square = arch + np.maximum(bare, unit["teeth"]).clip(0, 1) * (root - arch)  # bared teeth make the mouth square
     upper = line - (0.030 * part + 0.045 * jaw + 0.055 * bare * part + 0.012 * bare) * square
     lower = line + (0.050 * part + 0.190 * jaw + 0.02 * unit["teeth"] * part) * square
     inside = np.maximum(np.maximum(upper - canvas.fy, canvas.fy - lower), np.abs(x) - half)
     lip = of(faces.lips) * (1 - 0.55 * unit["lip_tightener"] - 0.2 * pull - 0.25 * stretch)
+    full = 0.4 * arch + 0.6 * root
     lip_tone = skin * 0.66
-    over, under = lip * arch**0.7, 1.25 * lip * (1 + 0.35 * unit["chin_raiser"]) * arch**0.7
+    over, under = lip * full, 1.25 * lip * (1 + 0.35 * unit["chin_raiser"]) * full
     around = np.maximum(np.maximum(upper - over - canvas.fy, canvas.fy - lower - under), np.abs(x) - half)
     canvas.paint(canvas.cover(around), lip_tone, 0.85)
     canvas.paint(canvas.cover(inside), 34.0, np.clip(part + jaw, 0, 1))
@@ -280,7 +293,7 @@ def _mouth(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
     )
     for side in (-1.0, 1.0):
         tuck = np.where(alone == 0, 1.0, np.clip(alone * side, 0, 1)) * np.clip(unit["dimpler"] + 0.5 * pull, 0, 1)
-        corner = np.hypot(x - side * half * 1.02, canvas.fy - (middle + drop - lift)) - 0.035
+        corner = _length(x - side * half * 1.02, canvas.fy - (middle + drop - lift)) - 0.035
         canvas.paint(canvas.cover(corner), skin * 0.4, 0.75 * tuck)
 
 
@@ -296,7 +309,7 @@ def _wrinkles(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
         deep = 0.18 * age + 0.65 * unit["nose_wrinkler"] + 0.45 * unit["upper_lip_raiser"]
         deep = deep + 0.55 * unit["lip_corner_puller"] * np.where(alone == 0, 1.0, np.clip(alone * side, 0, 1))
         canvas.stroke(furrow * 0.8, 0.016, np.abs(y - 0.34) - 0.15, skin * 0.55, np.clip(deep, 0, 0.9))
-        crow = (y + 0.12) - 0.35 * (x * side - of(faces.eye_distance) - 0.2) * np.where(y > -0.12, 1.0, -1.0)
+        crow = (y + 0.12) - 0.35 * (x * side - of(faces.eye_distance) - 0.2) * np.where(y > -0.12, _ONE, -_ONE)
         canvas.stroke(crow, 0.009, np.abs(x * side - of(faces.eye_distance) - 0.27) - 0.07, skin * 0.5, 0.6 * unit["cheek_raiser"])
     for height in (-0.62, -0.70, -0.78):
         raised = np.clip((unit["inner_brow_raiser"] + unit["outer_brow_raiser"] - 0.4) * (0.4 + 0.6 * age), 0, 1)
@@ -309,16 +322,17 @@ def _wrinkles(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
 def _fringe(canvas: _Canvas, faces: Faces) -> None:
     x, y = canvas.x, canvas.y
     line = of(faces.hairline) + 0.30 * (x - 0.3 * of(faces.light_y)) ** 2
-    head = (np.hypot(x / 0.94, (y + 0.10) / 1.04) - 1) * 0.9
+    head = (_length(x / 0.94, (y + 0.10) / 1.04) - 1) * 0.9
     canvas.paint(canvas.cover(np.maximum(y - line, head)), of(faces.hair))
-    strand = np.maximum(np.abs(np.abs(x) - of(faces.width) * 1.02) - 0.14, np.abs(y) - 1.3)
+    # Long hair falls beside the face, from the temples down.
+    strand = np.maximum(np.abs(np.abs(x) - of(faces.width) * 1.08 - 0.05 * y) - 0.13, np.maximum(-0.35 - y, y - 1.2))
     canvas.paint(canvas.cover(strand), of(faces.hair) * 0.9, np.clip(of(faces.long_hair) * 2 - 1, 0, 1))
 
 
 def _glasses(canvas: _Canvas, faces: Faces) -> None:
     worn = of(faces.glasses)
     for side in (-1.0, 1.0):
-        ring = np.hypot((canvas.fx - side * of(faces.eye_distance)) / 1.25, canvas.fy + 0.12) - 0.19
+        ring = _length((canvas.fx - side * of(faces.eye_distance)) / 1.25, canvas.fy + 0.12) - 0.19
         canvas.stroke(ring, 0.020, ring - 1, 38.0, 0.9 * worn)
     canvas.stroke(canvas.fy + 0.15, 0.018, np.abs(canvas.fx) - 0.14, 38.0, 0.9 * worn)
 

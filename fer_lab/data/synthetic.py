@@ -31,12 +31,13 @@ PROTOTYPES: dict[str, dict[str, float]] = {
     "disgust": {"brow_lowerer": 0.5, "nose_wrinkler": 1.0, "upper_lip_raiser": 1.0, "lip_corner_depressor": 0.4, "lips_part": 0.4},
     "fear": {"inner_brow_raiser": 1.0, "outer_brow_raiser": 0.5, "brow_lowerer": 0.5, "upper_lid_raiser": 1.0, "lip_stretcher": 1.0,
              "lips_part": 0.7, "teeth": 0.4},
-    "contempt": {"lip_corner_puller": 0.75, "dimpler": 1.0, "lid_tightener": 0.25},
+    "contempt": {"lip_corner_puller": 1.0, "dimpler": 1.0, "lid_tightener": 0.25},
 }  # fmt: skip
 
 # How often each expression is drawn: unequal as in FERPlus, but milder, so that each class stands in each split.
 SHARES = {
-    "neutral": 0.23, "happiness": 0.20, "surprise": 0.13, "sadness": 0.12, "anger": 0.11, "disgust": 0.07, "fear": 0.07, "contempt": 0.07,
+    "neutral": 0.14, "happiness": 0.22, "surprise": 0.15, "sadness": 0.13, "anger": 0.13, "disgust": 0.08, "fear": 0.08,
+    "contempt": 0.07,
 }  # fmt: skip
 
 # With which other expressions people confuse it, the first most often.
@@ -128,8 +129,8 @@ def _scene(
     # The blend: most faces show one expression clearly, some are weak, some lean to a neighbour.
     neighbour_of = np.array([[EIGHT.labels.index(other) for other in NEIGHBOURS[label]] for label in EIGHT.labels])
     neighbour = neighbour_of[expressions, rng.choice(3, n, p=[0.55, 0.25, 0.20])]
-    leaning = np.where(rng.random(n) < 0.45, rng.beta(1.2, 2.0, n) * 0.55, 0.0)
-    strength = rng.beta(4.0, 1.6, n)
+    leaning = np.where(rng.random(n) < 0.40, rng.beta(1.2, 2.0, n) * 0.50, 0.0)
+    strength = rng.beta(7.0, 1.4, n)
     if posed:
         leaning, strength = np.zeros(n), np.ones(n)
     blend = np.zeros((n, 8))
@@ -140,8 +141,8 @@ def _scene(
 
     table = np.array([[PROTOTYPES[label].get(unit, 0.0) for unit in drawing.UNITS] for label in EIGHT.labels])
     # People show an expression with some of its units: each is scaled by its own share.
-    share = 1.0 if posed else rng.beta(5.0, 1.3, (n, len(drawing.UNITS)))
-    stray = 0.0 if posed else np.maximum(rng.normal(0, 0.09, (n, len(drawing.UNITS))), 0)
+    share = 1.0 if posed else rng.beta(7.0, 1.2, (n, len(drawing.UNITS)))
+    stray = 0.0 if posed else np.maximum(rng.normal(0, 0.06, (n, len(drawing.UNITS))), 0)
     units = (blend @ table * share + stray).clip(0, 1.1).astype(np.float32)
     scorn = blend[:, EIGHT.labels.index("contempt")] > blend[:, EIGHT.labels.index("happiness")] + 0.1
     one_sided = np.where(scorn, rng.choice([-1.0, 1.0], n), 0.0).astype(np.float32)
@@ -152,8 +153,8 @@ def _scene(
     dark_hair = uniform(20, 90)
     scene = drawing.Faces(
         units=units, one_sided=one_sided, visible=visible,
-        x=normal(0, 0.05 * loose, -0.14, 0.14), y=normal(0.06, 0.04 * loose, -0.05, 0.16), size=normal(0.74, 0.06 * loose, 0.58, 0.90),
-        roll=normal(0, 0.12 * loose, -0.4, 0.4), yaw=normal(0, 0.36 * loose, -1, 1), pitch=normal(0, 0.35 * loose, -1, 1),
+        x=normal(0, 0.05 * loose, -0.14, 0.14), y=normal(0.06, 0.04 * loose, -0.05, 0.16), size=normal(0.80, 0.05 * loose, 0.66, 0.92),
+        roll=normal(0, 0.12 * loose, -0.4, 0.4), yaw=normal(0, 0.32 * loose, -1, 1), pitch=normal(0, 0.35 * loose, -1, 1),
         width=uniform(0.70, 0.84), jaw=uniform(0.10, 0.36), skin=skin,
         hair=np.where(rng.random(n) < 0.2, uniform(120, 200), dark_hair).astype(np.float32), hairline=uniform(-0.95, -0.58),
         long_hair=np.where(rng.random(n) < 0.4, uniform(0.5, 1.0), 0.0).astype(np.float32),
@@ -161,9 +162,9 @@ def _scene(
         nose=uniform(0, 1), mouth_width=uniform(0.27, 0.38), lips=uniform(0.030, 0.075),
         beard=some(0.16) * uniform(0.3, 1.0), glasses=some(0.13), age=rng.beta(1.2, 2.0, n).astype(np.float32),
         background=uniform(40, 225), light_x=uniform(-1, 1), light_y=uniform(-1, 1),
-        contrast=uniform(0.6, 1.15) if not posed else uniform(0.95, 1.05), blur=uniform(0, 1) if not posed else uniform(0, 0.3),
-        noise=uniform(2, 13) if not posed else uniform(1, 3),
-        occlusion=some(0.13), occlusion_x=uniform(-0.6, 0.6), occlusion_y=uniform(-0.5, 0.8), occlusion_size=uniform(0.15, 0.34),
+        contrast=uniform(0.75, 1.2) if not posed else uniform(0.95, 1.05), blur=uniform(0, 0.7) if not posed else uniform(0, 0.3),
+        noise=uniform(1, 7) if not posed else uniform(1, 3),
+        occlusion=some(0.10), occlusion_x=uniform(-0.6, 0.6), occlusion_y=uniform(-0.5, 0.8), occlusion_size=uniform(0.12, 0.28),
         occlusion_tone=uniform(20, 235),
     )  # fmt: skip
     return scene, blend
@@ -178,7 +179,7 @@ def _developed(scene: drawing.Faces, size_px: int, rng: np.random.Generator) -> 
 
 def _votes(blend: npt.NDArray[np.float64], visible: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Ten votes per face, uint8 [N, 10]: the crowd sees the stronger part more often, and sometimes anything."""
-    seen = blend**1.7
+    seen = blend**2.2
     seen /= seen.sum(axis=1, keepdims=True)
     chances = np.zeros((len(blend), len(VOTE_COLUMNS)))
     chances[:, :8] = 0.93 * seen + 0.05 / 8
