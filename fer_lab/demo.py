@@ -29,11 +29,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
-from fer_lab.core.errors import InputError, Interrupted
+from fer_lab.core.errors import FerLabError, InputError, Interrupted
 
 if TYPE_CHECKING:
     from fer_lab.live.outputs import Outputs
     from fer_lab.live.pipeline import Pipeline
+    from fer_lab.live.web.server import Page
 
 
 def parser() -> argparse.ArgumentParser:
@@ -236,7 +237,9 @@ def _serve(args: argparse.Namespace, models: Any, finders: Any, settings: Any, p
     page = Page(models, finders, settings, token=args.token, pipeline=pipeline, outputs=outputs)
     with _Signals(page.stop) as signals:
         serve(page, args.host or "127.0.0.1", args.port, open_browser=not args.no_browser, seconds=args.seconds)
-    return _summary(page.outputs, signals)
+    if page.error:
+        raise FerLabError(page.error)
+    return _summary(outputs if outputs is not None else page, signals)
 
 
 class _Signals:
@@ -264,7 +267,7 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def _summary(outputs: Outputs, signals: _Signals) -> Mapping[str, Any]:
+def _summary(outputs: Outputs | Page, signals: _Signals) -> Mapping[str, Any]:
     record = outputs.result()
     console.table(
         "demo", ["frames", "frames/s", "p50 ms", "p95 ms", "with face", "label changes/s", "model", "runtime"],

@@ -7,22 +7,30 @@ import numpy as np
 from fer_lab.live.frames import Image, Result, colour_rgb
 
 
-def annotated(result: Result, *, show_input: bool = False, banner: str = "") -> Image:
+def annotated(
+    result: Result,
+    *,
+    show_input: bool = False,
+    banner: str = "",
+    bars: bool = True,
+    canvas: Image | None = None,
+    factor: float = 1.0,
+) -> Image:
     """Return a copy of the frame with a box and a label per face, bars of the largest face on the left.
 
-    `show_input` puts each face's 48×48 pixels, exactly what the model saw, beside its box.
+    `show_input` puts each face's pixels, exactly what the model saw, beside its box. `canvas` is the frame already
+    reduced by `factor`; it is drawn on instead of a copy of the frame.
     """
-
-    image: Image = result.frame.image.copy()
-    unit = max(0.4, min(image.shape[:2]) / 720)
-    for face in result.faces:
+    image: Image = result.frame.image.copy() if canvas is None else canvas
+    unit = max(0.55, min(image.shape[:2]) / 720)
+    for face in reversed(result.faces):  # the largest on top
         bgr = colour_rgb(face.label)[::-1]
-        x0, y0, x1, y1 = (round(v) for v in face.box_px)
-        corners(image, (x0, y0, x1, y1), bgr, max(1, round(2.5 * unit)))
+        x0, y0, x1, y1 = (round(v * factor) for v in face.box_px)
+        corners(image, (x0, y0, x1, y1), bgr, max(1, round(2 * unit)))
         _tag(image, f"{face.label} {face.confidence:.0%}", (x0, y0), bgr, unit)
         if show_input:
             _inset(image, face.crop, x1 + 4, y0)
-    if result.faces:
+    if bars and result.faces:
         _bars(image, result, unit)
     if banner:
         _tag(image, banner, (round(12 * unit), image.shape[0] - round(8 * unit)), (0, 200, 255), unit)

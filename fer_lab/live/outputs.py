@@ -85,7 +85,7 @@ class Outputs:
         """The last JSON line."""
         pipeline = self.pipeline
         detector = KNOWN.name if pipeline.settings.known_boxes else pipeline.finder.name
-        record = dict(self.summary.result(pipeline.tracker, pipeline.models, detector, pipeline.source.bad_frames))
+        record = self.summary.result([pipeline.tracker], pipeline.models, detector, pipeline.source.bad_frames)
         record["first_result_s"] = round(self.first_result_s, 3) if self.first_result_s is not None else None
         record["source"] = pipeline.source.name
         if self.known:

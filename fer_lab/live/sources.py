@@ -328,7 +328,7 @@ class CameraSource(LiveSource):
         name = f"camera {device}" if isinstance(device, int) else device
 
         def opener() -> Capture:
-            capture = open_camera(device, backend)
+            capture: Capture | None = open_camera(device, backend)
             if capture is None:
                 raise OSError(f"{name} does not open")
             return capture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Summary:
         self.last_s = 0.0
         self._times: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in ("total", "decode", "detect", "classify")}
         self._recent: deque[float] = deque(maxlen=60)
+        self._recent_times: dict[str, deque[float]] = {name: deque(maxlen=240) for name in self._times}
         self._shares: Counter[str] = Counter()
 
     def add(self, result: Result) -> None:
@@ -40,10 +41,10 @@ class Summary:
         self.faces += len(result.faces)
         self.with_face += bool(result.faces)
         self._shares.update(face.label for face in result.faces)
-        self._times["total"].append(result.total_ms)
-        self._times["decode"].append(result.decode_ms)
-        self._times["detect"].append(result.detect_ms)
-        self._times["classify"].append(result.classify_ms)
+        stages = {"total": result.total_ms, "decode": result.decode_ms, "detect": result.detect_ms, "classify": result.classify_ms}
+        for name, ms in stages.items():
+            self._times[name].append(ms)
+            self._recent_times[name].append(ms)
 
     @property
     def fps(self) -> float:
@@ -61,14 +62,16 @@ class Summary:
 
     def percentile_ms(self, stage: str, q: float) -> float:
         """The q-th percentile of a stage (total, decode, detect, classify) in milliseconds; 0 before the first frame."""
-        times = self._times[stage]
-        return float(np.percentile(np.fromiter(times, np.float64), q)) if times else 0.0
+        return _percentile(self._times[stage], q)
 
-    def result(
-        self, tracker: Tracker, models: Models, detector: str, bad_frames: int, model: str | None = None
-    ) -> Mapping[str, Any]:
+    def recent_ms(self, stage: str, q: float) -> float:
+        """The same over the latest 240 frames, for the screen."""
+        return _percentile(self._recent_times[stage], q)
+
+    def result(self, trackers: Sequence[Tracker], models: Models, detector: str, bad_frames: int) -> dict[str, Any]:
         """The last JSON line of the demo."""
         shadow = models.shadow
+        changes, face_s = sum(t.changes for t in trackers), sum(t.face_s for t in trackers)
         record: dict[str, Any] = {
             "frames": self.frames,
             "fps": round(self.fps, 2),
@@ -80,10 +83,10 @@ class Summary:
             },
             "frames_with_face": self.with_face,
             "faces": self.faces,
-            "tracks": tracker.started,
-            "label_changes_per_s": round(tracker.changes / tracker.face_s, 4) if tracker.face_s > 0 else 0.0,
+            "tracks": sum(t.started for t in trackers),
+            "label_changes_per_s": round(changes / face_s, 4) if face_s > 0 else 0.0,
             "expressions": {label: round(n / self.faces, 4) for label, n in self._shares.most_common()},
-            "model": model or models.front.shown,
+            "model": models.front.shown,
             "digest": models.front.predictor.bundle.digest,
             "runtime": models.front.predictor.runtime,
             "detector": detector,
@@ -93,3 +96,7 @@ class Summary:
         if shadow is not None:
             record["shadow"] = {"model": shadow.shown, "compared": models.compared, "disagreements": models.disagreements}
         return record
+
+
+def _percentile(times: deque[float], q: float) -> float:
+    return float(np.percentile(np.array(times, np.float64), q)) if times else 0.0

@@ -1,0 +1,144 @@
+"""Who may talk to the page: Host, Origin, token, sizes. A page of another site must not reach the local server.
+
+Host is checked because of DNS rebinding, Origin because browsers send cross-site POSTs without asking.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from fer_lab.core.errors import InputError
+
+MOST_BODY_BYTES = 8_000_000
+OPEN_PATHS = frozenset({"/health"})
+STATIC = "/static/"
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+        "connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def host_of(header: str) -> str:
+    """The name without the port: `[::1]:80` → `::1`.
+
+    >>> host_of("localhost:8765"), host_of("[::1]:80")
+    ('localhost', '::1')
+    """
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].lower()
+
+
+def allowed_hosts(bound: str) -> frozenset[str] | None:
+    """Names under which a server bound to this address may be asked for; None: any address literal or own name."""
+    if bound in ("127.0.0.1", "localhost", "::1"):
+        return frozenset({"127.0.0.1", "localhost", "::1"})
+    return None
+
+
+class Guard:
+    """ASGI middleware that turns away what does not belong here, before any handler runs."""
+
+    def __init__(self, app: Any, *, bound: str, token: str | None) -> None:
+        self._app = app
+        self._hosts = allowed_hosts(bound)
+        self._own = {socket.gethostname().lower(), bound.lower(), "localhost"}
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, then pass on with the security headers added and the body's size counted."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > MOST_BODY_BYTES:
+                raise TooLarge(_too_large())
+            return message
+
+        async def dressed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                names = {k.lower() for k, _ in message["headers"]}
+                extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in names]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        await self._app(scope, counted, dressed)
+
+    def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if not self._host_is_ours(host_of(host)):
+            return 400, "this server does not answer to that host name"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return 403, "another site's page may not use this server"
+        if headers.get("sec-fetch-site") == "cross-site" and (
+            scope["method"] != "GET" or headers.get("sec-fetch-mode") != "navigate"
+        ):
+            return 403, "another site's page may not use this server"
+        length = headers.get("content-length")
+        if length is not None and (not length.isdigit() or int(length) > MOST_BODY_BYTES):
+            return 413, _too_large()
+        path = scope["path"]
+        if self._token is not None and path not in OPEN_PATHS and not path.startswith(STATIC):
+            given = headers.get("x-token") or parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+            if not hmac.compare_digest(given.encode(), self._token.encode()):
+                return 401, "the token is missing or wrong: open the page with ?token=…"
+        return None
+
+    def _host_is_ours(self, host: str) -> bool:
+        if self._hosts is not None:
+            return host in self._hosts
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return host in self._own
+        return True
+
+
+class TooLarge(InputError):
+    """The body is larger than a frame can be."""
+
+
+def _too_large() -> str:
+    return f"a frame has at most {MOST_BODY_BYTES // 1_000_000} MB"
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    import json
+
+    body = json.dumps({"error": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(k.encode(), v.encode()) for k, v in HEADERS.items()]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
