@@ -1,0 +1,264 @@
+"""The tracking store: initialised once, logged once, readable after every kind of accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from tracking_store import fresh_store, free_port, tiny_bundle, together
+
+from fer_lab.core.errors import InputError, NotFound
+from fer_lab.tracking import store as module
+from fer_lab.tracking.spool import Spool, waiting
+from fer_lab.tracking.store import Unreachable, open_store, store_uri
+
+posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
+
+
+@pytest.fixture
+def store(home: Path):  # type: ignore[no-untyped-def]
+    return fresh_store(home)
+
+
+class Outage(Exception):
+    """What MLflow raises when the database or the server is away."""
+
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
+Outage.__module__ = "mlflow.exceptions"
+
+
+def history(store, run_id: str, key: str) -> list[tuple[int, float]]:  # type: ignore[no-untyped-def]
+    return [(m.step, m.value) for m in store.client.get_metric_history(run_id, key)]
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_four_processes_that_start_on_no_store_all_get_one(home: Path) -> None:
+    """MLflow's own initialisation kills three of four; ours happens once, under a lock."""
+    fresh_store(home / "warm-up")  # imports mlflow once, before the fork
+
+    def work(i: int) -> str:
+        store = open_store(home)
+        run = store.start_run("race", f"run-{i}")
+        run.log_metrics(0, {"x": i})
+        run.end()
+        return str(store.run_info(run.id)["status"])
+
+    assert together(4, work) == ["FINISHED"] * 4
+    assert len(open_store(home).find_runs("race", {})) == 4
+    assert [p.name for p in (home / "mlruns").glob("*.new")] == []
+
+
+def test_a_store_is_absolute_wal_and_keeps_its_artifacts_below_home(store, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    run = store.start_run("my sweep/a", "r")
+    run.log_text("hello", "notes/a.txt")
+    experiment = store.client.get_experiment_by_name("my sweep/a")
+    assert experiment.artifact_location == (home / "mlruns" / "artifacts" / "my_sweep_a").as_uri()
+    assert store.uri == f"sqlite:///{(home / 'mlruns' / 'mlflow.db').as_posix()}"
+    assert sqlite3.connect(home / "mlruns" / "mlflow.db").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert not (home / "mlflow.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other/x.db")
+    assert store_uri(home) == f"sqlite:///{(Path.cwd() / 'other' / 'x.db').as_posix()}"
+
+
+def test_a_run_holds_what_was_logged(store) -> None:  # type: ignore[no-untyped-def]
+    study = store.start_run("s", "study", tags={"kind": "study"})
+    params = {f"p{i}": "x" for i in range(230)} | {"long": "y" * 7000}
+    trial = store.start_run("s", "trial-0", parent=study.id, params=params)
+    trial.log_metrics(0, {"val/accuracy": 0.5, "nan": float("nan")})
+    trial.log_metrics(1, {"val/accuracy": 0.75})
+    trial.log_dataset("synthetic", "f" * 64, "ferplus8", "synthetic", {"train": 80, "valid": 10})
+    trial.set_tags({"fence": 3})
+    trial.end("KILLED", reason="pruned at epoch 1")
+    info = store.run_info(trial.id)
+    assert (info["status"], info["parent"], info["tags"]["fence"]) == ("KILLED", study.id, "3")
+    assert info["tags"]["end_reason"] == "pruned at epoch 1"
+    assert (len(info["params"]), len(info["params"]["long"])) == (231, 6000)
+    assert info["metrics"]["val/accuracy"] == 0.75
+    assert history(store, trial.id, "val/accuracy") == [(0, 0.5), (1, 0.75)]
+    recorded = store.client.get_run(trial.id).inputs.dataset_inputs[0]
+    assert (recorded.dataset.name, {t.key: t.value for t in recorded.tags}["fingerprint"]) == ("synthetic", "f" * 64)
+    assert [child["run_id"] for child in store.children(study.id)] == [trial.id]
+    assert [found["run_id"] for found in store.find_runs("s", {"kind": "study"})] == [study.id]
+    assert module.newest_study(store) == info["experiment_id"]
+
+
+def test_a_resumed_run_logs_no_step_twice(store) -> None:  # type: ignore[no-untyped-def]
+    run = store.start_run("s", "r")
+    for step in range(3):
+        run.log_metrics(step, {"loss": step})
+    run.log_metrics(2, {"loss": 99})
+    run.end("KILLED")
+    again = store.resume_run(run.id)
+    assert store.run_info(run.id)["status"] == "RUNNING"
+    for step in range(1, 5):
+        again.log_metrics(step, {"loss": step})
+    again.end()
+    assert history(store, run.id, "loss") == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]
+    with pytest.raises(NotFound, match="no run 'nope'"):
+        store.resume_run("nope")
+
+
+def test_an_outage_is_spooled_and_replayed_once_in_order(
+    store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # type: ignore[no-untyped-def]
+    """Metrics, files and the end of a run wait in a file; nothing is lost, nothing arrives twice."""
+    run = store.start_run("s", "r")
+    run.log_metrics(0, {"loss": 0})
+    down = True
+    real_batch, real_artifact, real_end = store.client.log_batch, store.client.log_artifact, store.client.set_terminated
+
+    def or_fail(real):  # type: ignore[no-untyped-def]
+        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+            if down:
+                raise Outage("database is locked")
+            return real(*args, **kwargs)
+
+        return call
+
+    for name, real in (("log_batch", real_batch), ("log_artifact", real_artifact), ("set_terminated", real_end)):
+        monkeypatch.setattr(store.client, name, or_fail(real))
+    began = time.monotonic()
+    for step in range(1, 4):
+        run.log_metrics(step, {"loss": step})
+    picture = tmp_path / "curve.png"
+    picture.write_bytes(b"png")
+    run.log_file(picture, "plots")
+    picture.unlink()  # its owner need not keep it
+    run.end("FINISHED")
+    assert time.monotonic() - began < 2
+    assert "does not answer; run" in capsys.readouterr().err
+    assert store.run_info(run.id)["status"] == "RUNNING"
+    spool = store.spool_folder / f"{run.id}.jsonl"
+    kinds = [json.loads(line)["op"] for line in spool.read_text().splitlines()]
+    assert kinds == ["metrics", "metrics", "metrics", "file", "end"]
+    with spool.open("a") as file:
+        file.write('{"op": "metr')  # the process was killed while writing
+    down = False
+    assert store.replay() == 5
+    assert store.replay() == 0
+    assert history(store, run.id, "loss") == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert store.run_info(run.id)["status"] == "FINISHED"
+    assert [f.path for f in store.client.list_artifacts(run.id, "plots")] == ["plots/curve.png"]
+    assert waiting(store.spool_folder) == []
+
+
+def test_a_run_catches_up_by_itself_when_the_store_is_back(store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    run = store.start_run("s", "r")
+    real = store.client.log_batch
+    monkeypatch.setattr(store.client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(Outage("away")))
+    run.log_metrics(0, {"loss": 0})
+    monkeypatch.setattr(store.client, "log_batch", real)
+    run.log_metrics(1, {"loss": 1})  # too early to try again: waits behind the first
+    assert history(store, run.id, "loss") == []
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    run.log_metrics(2, {"loss": 2})
+    assert history(store, run.id, "loss") == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_a_replay_that_is_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    spool, done = Spool(tmp_path, "r"), []
+    for i in range(4):
+        spool.append({"op": "tags", "tags": {"i": i}})
+
+    def apply(operation) -> None:  # type: ignore[no-untyped-def]
+        if operation["tags"]["i"] == 2 and len(done) == 2 and not (tmp_path / "again").exists():
+            raise Outage("away")
+        done.append(operation["tags"]["i"])
+
+    with pytest.raises(Outage):
+        spool.replay(apply)
+    (tmp_path / "again").touch()
+    assert spool.replay(apply) == 2
+    assert done == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["closed", "black hole"])
+def test_a_server_that_is_away_is_an_error_within_seconds(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any work, and without the password."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if kind == "black hole":
+            silent.listen()
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@127.0.0.1:{port}")
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match="does not answer") as caught:
+            open_store(home)
+    assert time.monotonic() - began < 6
+    assert caught.value.exit_code == 2
+    assert "s3cret" not in str(caught.value)
+    assert "ann:***@" in str(caught.value)
+    assert not (home / "mlruns" / "mlflow.db").exists()
+
+
+def test_a_database_that_is_away_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+psycopg://ann:s3@cret@127.0.0.1:{free_port()}/mlflow")
+    with pytest.raises(Unreachable, match="does not answer") as caught:
+        open_store(home)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"), [("file:///tmp/x", "cannot be used"), ("mlruns", "cannot be used"), ("databricks", "cannot be used")]
+)
+def test_a_store_of_another_kind_is_refused(uri: str, message: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(InputError, match=message):
+        open_store(home)
+
+
+def test_a_file_that_is_no_store_is_refused_and_left_alone(home: Path) -> None:
+    database = home / "mlruns" / "mlflow.db"
+    database.parent.mkdir()
+    database.write_bytes(b"not a database" * 100)
+    with pytest.raises(InputError, match="is not an MLflow store"):
+        open_store(home)
+    assert database.read_bytes() == b"not a database" * 100
+    database.unlink()
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE alembic_version (v)")
+    with pytest.raises(InputError, match="not MLflow's"):
+        open_store(home)
+
+
+def test_a_stray_store_is_reported(store, home: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    (home / "mlflow.db").touch()
+    open_store(home)
+    assert f"stray store: an MLflow call without a tracking URI made it. Set MLFLOW_TRACKING_URI={store.uri}" in capsys.readouterr().err
+
+
+def test_a_bundle_is_uploaded_manifest_last_and_comes_back(store, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    run = store.start_run("s", "r")
+    bundle = tiny_bundle(home / "bundle")
+    (bundle / "zz").mkdir()
+    (bundle / "zz" / "later.txt").write_text("x")
+    sent: list[str] = []
+    real = store.client.log_artifact
+    monkeypatch.setattr(store.client, "log_artifact", lambda i, path, folder: (sent.append(Path(path).name), real(i, path, folder)))
+    store.log_bundle(run, bundle)
+    assert sent == ["card.json", "weights.safetensors", "later.txt", "MANIFEST.json"]
+    back = store.download_run_folder(run.id, "bundle", home / "back")
+    files = {p.relative_to(bundle): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+    assert {p.relative_to(back): p.read_bytes() for p in back.rglob("*") if p.is_file()} == files
+    with pytest.raises(NotFound, match="has no folder 'nope'"):
+        store.download_run_folder(run.id, "nope", home / "x")
+
+
+def test_bookkeeping_of_an_epoch_takes_milliseconds(store) -> None:  # type: ignore[no-untyped-def]
+    """An epoch of FERPlus takes minutes on a CPU and seconds on a GPU; 1 % of that is the budget."""
+    run = store.start_run("s", "r")
+    run.log_metrics(0, {f"val/{i}": 0.5 for i in range(20)})
+    taken = []
+    for step in range(1, 8):
+        began = time.perf_counter()
+        run.log_metrics(step, {f"val/{i}": 0.5 for i in range(20)})
+        taken.append(time.perf_counter() - began)
+    assert sorted(taken)[3] < 0.5
