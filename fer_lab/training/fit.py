@@ -230,7 +230,7 @@ class _Training:
         with torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             logits = self.forward(values)
         loss = recipe.soft_cross_entropy(logits, wanted, self.class_weights, self.settings.label_smoothing)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm, foreach=True)
         self.optimizer.step()
@@ -255,7 +255,7 @@ class _Training:
         network.eval()
         graph = Deployable(network, size, self.mean, self.std)
         with torch.no_grad():
-            parts = [graph.logits(part).float().cpu() for part in self.valid_faces.split(EVALUATION_BATCH)]
+            parts = [graph.logits(part).float().cpu() for part in torch.split(self.valid_faces, EVALUATION_BATCH)]
         logits: npt.NDArray[np.float32] = torch.cat(parts).numpy()
         return logits
 

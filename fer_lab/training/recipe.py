@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_lab.core.config import RunConfig, TrainConfig
-from fer_lab.core.errors import InputError, nearest
+from fer_lab.core.errors import InputError, NotFound, nearest
 
 LOWER_IS_BETTER = ("val/nll", "val/brier", "val/ece", "val/kl_to_votes", "val/js_to_votes")
 HIGHER_IS_BETTER = (
@@ -221,6 +221,8 @@ def check_config(config: RunConfig) -> None:
 
     for size in {config.train.image_size, *(stage.size for stage in config.train.stages)}:
         backbones.check(config.model.backbone, size)
+    if config.model.weights_file is not None and not config.model.weights_file.is_file():
+        raise NotFound(f"model.weights_file: no such file {config.model.weights_file}")
     last = config.train.size_at(config.train.epochs - 1)
     if last != config.train.image_size:
         raise InputError(

@@ -92,7 +92,7 @@ def class_weights(setting: str | dict[str, float] | None, faces: TrainingFaces, 
     weights = np.ones(len(names), np.float32)
     if setting == "balanced":
         counts = faces.targets.sum(axis=0)
-        return (len(faces.rows) / (len(names) * np.maximum(counts, 1e-6))).astype(np.float32)
+        weights = (len(faces.rows) / (len(names) * np.maximum(counts, 1e-6))).astype(np.float32)
     if isinstance(setting, dict):
         unknown = sorted(set(setting) - set(names))
         if unknown:

@@ -38,7 +38,8 @@ def softmax(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.ND
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     exponentials = np.exp(scaled)
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    probs: npt.NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probs
 
 
 def _nll(logits: npt.NDArray[np.float64], targets: npt.NDArray[np.int64], log_temperature: float) -> float:
