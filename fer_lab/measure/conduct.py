@@ -1,0 +1,284 @@
+"""Conducts a comparison: plans it, asks every model, times every model, and derives the record. Resumes what was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_lab.core import labels
+from fer_lab.core.errors import FerLabError, InputError, NotFound
+from fer_lab.core.types import Split
+from fer_lab.data.faces import FaceDataset
+from fer_lab.measure import audits, corruptions, derive, latency, profiles, record, verdicts
+from fer_lab.measure.candidates import Candidate
+from fer_lab.measure.coldstart import cold_start
+from fer_lab.measure.comparison import FILE, Audit, Comparison
+from fer_lab.measure.evaluate import check_probabilities, evaluate, kept_faces
+from fer_lab.measure.host import this_host, usable_cores
+
+ROBUST_FACES = 512
+ROBUST_RUNTIMES = ("openvino", "onnx", "torch")
+"""Robustness belongs to the network: it is measured once per model, in the quickest float32 runtime that is there."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared under which rules."""
+
+    protocol: str = "ferplus8"
+    split: Split = "test"
+    runtimes: tuple[str, ...] | None = None  # all that each model holds when None
+    threads: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = (1, 8, 64)
+    margin: float = verdicts.MARGIN
+    robustness: bool = True
+    timed: bool = True
+    cold_start: bool = True
+    end_to_end: bool = True
+    reference_runtime: str | None = None
+    budget: latency.Budget = field(default_factory=latency.Budget)
+
+
+def conduct(
+    candidates: Sequence[Candidate],
+    dataset: FaceDataset,
+    request: Request,
+    *,
+    home: Path,
+    out: Path | None = None,
+    reference: int = 0,
+    count_look: Callable[[str], int | None] | None = None,
+    extra: Sequence[profiles.Profiles] = (),
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Comparison, Path]:
+    """Compare the candidates on the faces of `dataset` against `candidates[reference]`; returns the record and its folder.
+
+    The folder is `out`, or home/comparisons/<id>. An unfinished comparison of the same models, faces and rules goes on
+    where it stopped, per model × runtime. `count_look` is told the id before the test split is opened. Raises InputError
+    for models of another protocol or label set, FerLabError when a model fails or answers with something else than
+    probabilities.
+    """
+    if request.split == "train":
+        raise InputError("compare measures on the test or the valid split, not on faces that were trained on")
+    _check(candidates, request, dataset)
+    entries, unavailable = _entries(candidates, request)
+    key = _key(entries, candidates[reference], dataset, request)
+    folder, plan = _resume(key, home, out)
+    if plan is None:
+        folder, plan = _begin(entries, candidates, reference, dataset, request, key, unavailable, home, out, count_look)
+    else:
+        have = sum(record.row_path(folder, i).is_file() for i in range(len(plan.rows)))
+        progress(f"going on with {plan.id}: {have} of {len(plan.rows)} rows were measured before")
+    rows, targets = kept_faces(dataset, plan.protocol, plan.split)
+    for index, (candidate, runtime) in enumerate(entries):
+        path = record.row_path(folder, index)
+        if not path.is_file():
+            started = time.perf_counter()
+            answers = _ask(candidate, runtime, dataset, plan, plan.rows[index].robustness, rows)
+            record.write_answers(path, answers)
+            right = float((answers.probs[0].argmax(axis=1) == targets).mean())
+            took = time.perf_counter() - started
+            progress(f"{index + 1}/{len(entries)} {candidate.shown} · {runtime}: {right:.2%} of {len(rows)} faces, {took:.0f} s")
+    if request.timed:
+        _time(entries, plan, folder, request, progress)
+    comparison = derive.derive(folder, extra)
+    comparison.write(folder)
+    return comparison, folder
+
+
+def _check(candidates: Sequence[Candidate], request: Request, dataset: FaceDataset) -> None:
+    if not candidates:
+        raise InputError("nothing to compare: give at least one model")
+    rule = labels.protocol(request.protocol)
+    for candidate in candidates:
+        if candidate.foreign:
+            candidate.foreign.check_labels(rule.label_set.labels)
+            continue
+        card = candidate.bundle.card
+        if card.protocol != rule.name or card.labels != rule.label_set.labels:
+            raise InputError(
+                f"{candidate.shown} was trained under {card.protocol} ({len(card.labels)} labels), this comparison is under "
+                f"{rule.name} ({len(rule.label_set.labels)}). Different protocols are never compared as one"
+            )
+        contract = card.input
+        if (contract.channels, contract.height, contract.width) != (1, 48, 48):
+            shape = (contract.channels, contract.height, contract.width)
+            raise InputError(f"{candidate.shown} takes faces of {shape}, {dataset.name} has (1, 48, 48)")
+
+
+def _entries(candidates: Sequence[Candidate], request: Request) -> tuple[list[tuple[Candidate, str]], dict[str, str]]:
+    """What is measured, and what this host cannot run. A runtime that a bundle lacks is an error only when nobody has it."""
+    entries: list[tuple[Candidate, str]] = []
+    unavailable: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    for candidate in candidates:
+        wanted = candidate.runtimes if request.runtimes is None else request.runtimes
+        if candidate.foreign and request.runtimes is not None:
+            wanted = tuple(r for r in request.runtimes if r in candidate.runtimes) or candidate.runtimes[:1]
+        for runtime in wanted:
+            reason = candidate.unavailable(runtime)
+            if reason:
+                unavailable[f"{candidate.shown} · {runtime}"] = reason
+            elif (candidate.identity, runtime) not in seen:
+                seen.add((candidate.identity, runtime))
+                entries.append((candidate, runtime))
+    if not entries:
+        raise FerLabError("this host can run none of them: " + "; ".join(f"{who}: {why}" for who, why in unavailable.items()))
+    return entries, unavailable
+
+
+def _key(entries: Sequence[tuple[Candidate, str]], reference: Candidate, dataset: FaceDataset, request: Request) -> str:
+    members = [[c.shown, c.identity, c.digest(runtime), runtime] for c, runtime in entries]
+    decides: dict[str, Any] = {
+        "members": members, "reference": [reference.identity, request.reference_runtime], "fingerprint": dataset.fingerprint,
+        "protocol": request.protocol, "split": request.split, "threads": request.threads, "batches": request.batches,
+        "margin": request.margin, "robustness": request.robustness, "timed": request.timed, "host": this_host().name,
+        "schema": record.SCHEMA,
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _resume(key: str, home: Path, out: Path | None) -> tuple[Path, record.Plan | None]:
+    """The folder of an unfinished comparison with this key, if there is one."""
+    folders = [out] if out is not None else sorted((home / "comparisons").glob(f"*-{key[:8]}"), reverse=True)
+    for folder in folders:
+        if (folder / record.PLAN).is_file() and not (folder / FILE).is_file():
+            try:
+                plan = record.read_plan(folder)
+            except FerLabError:
+                continue
+            if plan.key == key:
+                return folder, plan
+    return out or home, None
+
+
+def _begin(
+    entries: Sequence[tuple[Candidate, str]],
+    candidates: Sequence[Candidate],
+    reference: int,
+    dataset: FaceDataset,
+    request: Request,
+    key: str,
+    unavailable: dict[str, str],
+    home: Path,
+    out: Path | None,
+    count_look: Callable[[str], int | None] | None,
+) -> tuple[Path, record.Plan]:
+    now = time.gmtime()
+    identity = f"{time.strftime('%Y%m%d-%H%M%S', now)}-{key[:8]}"
+    folder = out or home / "comparisons" / identity
+    if out is not None and out.is_dir() and any(out.iterdir()) and not (out / record.PLAN).is_file():
+        raise InputError(f"--out {out} holds other files; give a new or empty folder")
+    rows, targets = kept_faces(dataset, request.protocol, request.split)
+    planned = []
+    for candidate, runtime in entries:
+        card = candidate.card()
+        same, leaked, note = audits.leakage(card, dataset, rows)
+        planned.append(
+            record.PlannedRow(
+                candidate.shown, runtime, candidate.digest(runtime), candidate.bundle.digest, candidate.size_mb(runtime),
+                candidate.name, candidate.version, candidate.run_id, card, candidate.parity(runtime),
+                candidate.foreign is not None, tuple(seed.shown for seed in candidate.seeds),
+                request.robustness and runtime == _robust_runtime(candidate, entries), same, leaked, note,
+            )
+        )  # fmt: skip
+    index = _reference_index(entries, candidates[reference], request.reference_runtime)
+    looks = count_look(identity) if count_look is not None and request.split == "test" else None
+    plan = record.Plan(
+        key, identity, time.strftime("%Y-%m-%dT%H:%M:%SZ", now), this_host(), dataset.name, dataset.fingerprint,
+        dataset.label_source, request.protocol, request.split, labels.protocol(request.protocol).label_set.labels,
+        request.margin, index, tuple(planned), unavailable, looks,
+    )  # fmt: skip
+    shutil.rmtree(folder / record.ROWS, ignore_errors=True)
+    for stale in (FILE, record.LATENCY):
+        (folder / stale).unlink(missing_ok=True)
+    record.write_faces(
+        _made(folder),
+        record.Faces(
+            tuple(dataset.names[i] for i in rows), targets, dataset.votes[rows],
+            audits.clean_mask(dataset, rows, request.split), dataset.slices,
+        ),
+    )  # fmt: skip
+    plan.write(folder)
+    return folder, plan
+
+
+def _reference_index(entries: Sequence[tuple[Candidate, str]], reference: Candidate, runtime: str | None) -> int:
+    own = [i for i, (candidate, _) in enumerate(entries) if candidate.identity == reference.identity]
+    if not own:
+        raise NotFound(f"the reference {reference.shown} could be run in none of the runtimes asked for")
+    if runtime is not None:
+        exact = [i for i in own if entries[i][1] == runtime]
+        if not exact:
+            there = ", ".join(entries[i][1] for i in own)
+            raise NotFound(f"the reference {reference.shown} was not measured in {runtime}; it was in: {there}")
+        return exact[0]
+    return next((i for i in own if entries[i][1] == "openvino"), own[0])
+
+
+def _robust_runtime(candidate: Candidate, entries: Sequence[tuple[Candidate, str]]) -> str:
+    there = [runtime for c, runtime in entries if c.identity == candidate.identity]
+    return next((runtime for runtime in ROBUST_RUNTIMES if runtime in there), there[0])
+
+
+def _ask(
+    candidate: Candidate, runtime: str, dataset: FaceDataset, plan: record.Plan, robust: bool, rows: npt.NDArray[np.int64]
+) -> record.Answers:
+    """Everything that one model × runtime is asked: the faces, in batches and alone, and the corrupted faces."""
+    threads = usable_cores()
+    probs = []
+    precision, audit = "f32", Audit()
+    corrupted: dict[str, npt.NDArray[np.int16]] = {}
+    some: npt.NDArray[np.int64] | None = None
+    for member in candidate.seeds or (candidate,):
+        with member.open(runtime, threads, plan.protocol) as predictor:
+            precision = predictor.precision
+            said = evaluate(predictor, dataset, plan.protocol, plan.split, model=member.shown, allow_test=True)
+            probs.append(said.probs)
+            if len(probs) > 1:
+                continue
+            audit = audits.batch_invariance(predictor, dataset.pixels[rows])
+            if robust:
+                some = np.sort(np.random.default_rng(0).permutation(len(rows))[:ROBUST_FACES])
+                for corruption in corruptions.CORRUPTIONS:
+                    lines = []
+                    for level in (0.0, *corruption.levels):
+                        faces = corruptions.corrupt(corruption, dataset.pixels[rows[some]], level)
+                        answers = predictor.predict(faces)
+                        check_probabilities(answers, len(faces), len(plan.labels), f"{member.shown} ({runtime}), {corruption.name}")
+                        lines.append(answers.argmax(axis=1).astype(np.int16))
+                    corrupted[corruption.name] = np.stack(lines)
+    return record.Answers(tuple(probs), precision, audit, corrupted, some)
+
+
+def _time(
+    entries: Sequence[tuple[Candidate, str]], plan: record.Plan, folder: Path, request: Request, progress: Callable[[str], None]
+) -> None:
+    target = folder / record.LATENCY
+    order = [plan.reference, *(i for i in range(len(entries)) if i != plan.reference)]  # the control is the reference
+    entrants = [profiles.Entrant(*entries[i]) for i in order]
+
+    def cold(entrant: profiles.Entrant, threads: int) -> tuple[float, float, float | None]:
+        foreign = entrant.candidate.foreign
+        path = foreign.path if foreign else entrant.candidate.bundle.folder
+        return cold_start(str(path), entrant.runtime, threads, plan.protocol)
+
+    profiles.take(
+        entrants, threads=request.threads, batches=request.batches, created=plan.created, protocol=plan.protocol,
+        budget=request.budget, with_end_to_end=request.end_to_end, cold=cold if request.cold_start else None,
+        done=profiles.read(target) if target.is_file() else None, save=lambda taken: taken.write(target), progress=progress,
+    )  # fmt: skip
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

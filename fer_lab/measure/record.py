@@ -1,0 +1,202 @@
+"""What a comparison stores while it runs: enough to go on after an interruption, and to derive every figure again.
+
+    plan.json       who takes part, on which faces, under which rules
+    faces.npz       names, labels, votes, the clean mask, the slices: never pixels
+    rows/00.npz     one model × runtime: per-face probabilities (one array per seed), corrupted predictions, the batch audit
+    latency.json    raw samples
+
+`derive` in measure.derive reads these four and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.types import Evaluation, Host, Split
+from fer_lab.measure.comparison import Audit, write_atomically
+
+SCHEMA = 1
+PLAN, FACES, ROWS, LATENCY = "plan.json", "faces.npz", "rows", "latency.json"
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One model × runtime of the plan."""
+
+    model: str
+    runtime: str
+    digest: str
+    bundle_digest: str
+    size_mb: float
+    name: str | None = None
+    version: int | None = None
+    run_id: str | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] | None = None
+    foreign: bool = False
+    seeds: tuple[str, ...] = ()  # the runs of one configuration, when the row aggregates several
+    robustness: bool = False  # whether the corruption curves are measured on this row
+    same_data: bool | None = None
+    test_faces_in_training: int | None = None
+    leak_note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison before its figures."""
+
+    key: str  # hash of everything that decides the figures: the same key may go on where another run stopped
+    id: str
+    created: str
+    host: Host
+    dataset: str
+    fingerprint: str
+    label_source: str
+    protocol: str
+    split: Split
+    labels: tuple[str, ...]
+    margin: float
+    reference: int  # index into rows
+    rows: tuple[PlannedRow, ...]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    looks: int | None = None
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    def write(self, folder: Path) -> None:
+        """Write plan.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            folder / PLAN, json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False, default=dict) + "\n"
+        )
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The faces of a comparison without their pixels."""
+
+    names: tuple[str, ...]
+    targets: npt.NDArray[np.int64]
+    votes: npt.NDArray[np.uint8]
+    clean: npt.NDArray[np.bool_]
+    slices: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model × runtime answered."""
+
+    probs: tuple[npt.NDArray[np.float32], ...]  # [N, K] per seed; one when the row is one run
+    precision: str
+    audit: Audit
+    corrupted: Mapping[str, npt.NDArray[np.int16]] = field(default_factory=dict)  # corruption → predicted labels [levels, n]
+    corrupted_rows: npt.NDArray[np.int64] | None = None  # which faces those are
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read plan.json. Raises NotFound when there is none, InputError when it does not fit."""
+    from pydantic import TypeAdapter, ValidationError
+
+    path = folder / PLAN
+    if not path.is_file():
+        raise NotFound(f"{folder} holds no comparison to replay: it has no {PLAN}")
+    try:
+        plan = TypeAdapter(Plan).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if plan.schema > SCHEMA:
+        raise InputError(f"{path}: schema {plan.schema} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
+    if not plan.rows or not 0 <= plan.reference < len(plan.rows):
+        raise InputError(f"{path}: reference {plan.reference} is none of its {len(plan.rows)} rows")
+    return plan
+
+
+def row_path(folder: Path, index: int) -> Path:
+    """Where the answers of a row lie."""
+    return folder / ROWS / f"{index:02d}.npz"
+
+
+def write_faces(folder: Path, faces: Faces) -> None:
+    """Write faces.npz."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "names": np.array(faces.names), "targets": faces.targets, "votes": faces.votes, "clean": faces.clean,
+        "slice_names": np.array(list(faces.slices), np.str_),
+    }  # fmt: skip
+    arrays |= {f"slice_{i}": np.array(members, np.str_) for i, members in enumerate(faces.slices.values())}
+    _save(folder / FACES, arrays)
+
+
+def read_faces(folder: Path) -> Faces:
+    """Read faces.npz."""
+    arrays = _load(folder / FACES)
+    slices = {str(name): tuple(map(str, arrays[f"slice_{i}"])) for i, name in enumerate(arrays["slice_names"].tolist())}
+    return Faces(tuple(map(str, arrays["names"].tolist())), arrays["targets"], arrays["votes"], arrays["clean"], slices)
+
+
+def write_answers(path: Path, answers: Answers) -> None:
+    """Write a row's answers; an interrupted write leaves nothing behind."""
+    arrays: dict[str, npt.NDArray[Any]] = {f"probs_{i}": probs for i, probs in enumerate(answers.probs)}
+    arrays |= {f"corrupted: {name}": predicted for name, predicted in answers.corrupted.items()}
+    if answers.corrupted_rows is not None:
+        arrays["corrupted_rows"] = answers.corrupted_rows
+    arrays["facts"] = np.array(json.dumps({"precision": answers.precision, "audit": asdict(answers.audit)}))
+    _save(path, arrays)
+
+
+def read_answers(path: Path) -> Answers:
+    """Read a row's answers."""
+    arrays = _load(path)
+    facts = json.loads(str(arrays["facts"]))
+    count = sum(name.startswith("probs_") for name in arrays)
+    return Answers(
+        tuple(arrays[f"probs_{i}"] for i in range(count)),
+        facts["precision"],
+        Audit(**facts["audit"]),
+        {name.removeprefix("corrupted: "): value for name, value in arrays.items() if name.startswith("corrupted: ")},
+        arrays.get("corrupted_rows"),
+    )
+
+
+def evaluation(plan: Plan, row: PlannedRow, faces: Faces, probs: npt.NDArray[np.float32]) -> Evaluation:
+    """Put one array of probabilities back into the record of an evaluation."""
+    return Evaluation(
+        row.model, row.runtime, plan.dataset, plan.fingerprint, plan.label_source, plan.protocol, plan.split, plan.labels,
+        faces.names, faces.targets, faces.votes, probs,
+    )  # fmt: skip
+
+
+def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if not path.is_file():
+        raise NotFound(
+            f"{path} is missing: the comparison was not finished. Run the same fer_lab.compare again, it goes on from there"
+        )
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: unreadable ({error}). Remove it and run the same fer_lab.compare again") from None
