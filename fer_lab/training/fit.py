@@ -337,13 +337,11 @@ class _Training:
     def _result(self, wall_s: float) -> FitResult:
         from safetensors.torch import load_file
 
-        kept: dict[str, Path] = {}
-        for metric in (self.settings.select, *self.settings.keep):
-            source = self.folder / str(self.best[metric]["file"])
-            target = self.folder / ("best.safetensors" if metric == self.settings.select and not kept else _kept_name(metric))
-            _copy(source, target)
-            kept[metric] = target
-        weights = kept[self.settings.select]
+        weights = self.folder / "best.safetensors"
+        _copy(self.folder / str(self.best[self.settings.select]["file"]), weights)
+        kept = {metric: self.folder / _kept_name(metric) for metric in self.settings.keep}
+        for metric, target in kept.items():
+            _copy(self.folder / str(self.best[metric]["file"]), target)
         network = self._shipped()
         network.load_state_dict(load_file(weights))
         logits = self._logits(network, self.settings.image_size)
@@ -359,7 +357,7 @@ class _Training:
             validation=validation,
             temperature=temperature,
             weights=weights,
-            kept={metric: path for metric, path in kept.items() if metric in self.settings.keep},
+            kept=kept,
             history=self.history,
             valid_probs=probs,
             valid_targets=self.valid.labels,
