@@ -26,10 +26,12 @@ ROWS = 35887
 FACES = 35710  # distinct image names
 SOURCE_2016, SOURCE_2017 = "ferplus-2016", "ferplus-2017"
 NEW_LABELS = "fer2013new.csv"
+KEPT = {SOURCE_2016: (25045, 3191, 3137), SOURCE_2017: (25057, 3199, 3153)}
+"""Faces that protocol `ferplus8` keeps in train, valid, test of the complete FERPlus."""
 
 # fer2013.csv has no image names. In these of its 35 887 rows fer2013new.csv has none either (173 rows), or one that stands
 # at its place in the order of names too (the last four); what remains are the names of label.csv, in its order.
-_UNNAMED_ROWS = frozenset(map(int, """
+_UNNAMED_ROWS = frozenset(int(row) for row in """
 17 23 59 170 501 633 639 1303 1648 2059 2171 2658 2671 2809 3177 3185 3262 3336 3385 3403 3549 3931 4069 4275 4327 4521 5051 5082
 5439 5478 5509 5722 5881 5935 6102 6202 6369 6458 6478 6541 6646 6699 6708 7015 7172 7496 7527 7629 7965 8030 8567 8627 8737 8856
 9026 9121 9256 9264 9474 9500 9673 9679 9693 9797 10023 10423 10713 10792 10930 11031 11244 11286 11295 11626 11846 12289 12352
@@ -38,7 +40,7 @@ _UNNAMED_ROWS = frozenset(map(int, """
 21817 21937 22063 22198 22314 22407 22550 22638 22813 22927 23047 23320 23561 23596 23894 24053 24191 24441 24593 24891 24971
 25168 25219 25603 25909 26383 26860 26897 28601 29447 29557 30002 30705 30981 31127 31734 31825 32032 32257 32299 32603 32662
 32683 33195 33422 33750 33928 34691 35121 35469 35632 35743 35825 35883
-5274 5348 15835 34334""".split()))  # fmt: skip
+5274 5348 15835 34334""".split())  # noqa: SIM905  # fmt: skip
 _FIRST_ROW_ELSEWHERE = {"fer0006953.png": 5274, "fer0011785.png": 5348}
 
 
@@ -124,7 +126,7 @@ def read_images(images: Path, labels: Sequence[Path] = (), *, strict: bool = Fal
         vote_row = votes.first_rows()
         names = sorted(vote_row)
         picked = np.array([vote_row[name] for name in names], np.int64)
-        split_of = {name: SPLITS[votes.usage[row]] for name, row in vote_row.items()}
+        split_of: dict[str, str] = {name: SPLITS[votes.usage[row]] for name, row in vote_row.items()}
         remarks = [*given.remarks, *_check_files(shelf, split_of, votes.shown, strict)]
         pixels = np.empty((len(names), 48, 48), np.uint8)
         for i, name in enumerate(names):
@@ -246,7 +248,7 @@ def _rows_by_order(faces: fer2013.Pictures, folders: VoteRows) -> dict[str, int]
 
 
 def _check_files(shelf: pictures.Shelf, split_of: Mapping[str, str], labels: str, strict: bool) -> list[str]:
-    files = {split: set(shelf.files(split)) for split in SPLITS}
+    files: dict[str, set[str]] = {split: set(shelf.files(split)) for split in SPLITS}
     absent = [f"{FOLDERS[split]}/{name}" for name, split in split_of.items() if name not in files[split]]
     if absent:
         raise InputError(f"{shelf.shown} lacks {len(absent)} pictures that {labels} names ({_first(absent)})")

@@ -26,7 +26,10 @@ _COLOUR = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
 class Shelf(Protocol):
     """Where the three folders stand."""
 
-    shown: str
+    @property
+    def shown(self) -> str:
+        """The name that errors use."""
+        ...
 
     def files(self, split: str) -> list[str]:
         """Names of the PNG files of a split."""

@@ -80,7 +80,8 @@ def draw_large(expression: str, size_px: int, rng: np.random.Generator) -> npt.N
     if expression not in EIGHT.labels:
         raise InputError(f"unknown expression {expression!r}; known: {', '.join(EIGHT.labels)}{nearest(expression, EIGHT.labels)}")
     scene, _ = _scene(np.array([EIGHT.labels.index(expression)]), rng, posed=True)
-    return _developed(scene, size_px, rng)[0]
+    face: npt.NDArray[np.uint8] = _developed(scene, size_px, rng)[0]
+    return face
 
 
 def prepare_synthetic(home: Path) -> FaceDataset:
@@ -153,12 +154,14 @@ def _scene(
     dark_hair = uniform(20, 90)
     scene = drawing.Faces(
         units=units, one_sided=one_sided, visible=visible,
-        x=normal(0, 0.05 * loose, -0.14, 0.14), y=normal(0.06, 0.04 * loose, -0.05, 0.16), size=normal(0.80, 0.05 * loose, 0.66, 0.92),
+        x=normal(0, 0.05 * loose, -0.14, 0.14), y=normal(0.06, 0.04 * loose, -0.05, 0.16),
+        size=normal(0.80, 0.05 * loose, 0.66, 0.92),
         roll=normal(0, 0.12 * loose, -0.4, 0.4), yaw=normal(0, 0.32 * loose, -1, 1), pitch=normal(0, 0.35 * loose, -1, 1),
         width=uniform(0.70, 0.84), jaw=uniform(0.10, 0.36), skin=skin,
         hair=np.where(rng.random(n) < 0.2, uniform(120, 200), dark_hair).astype(np.float32), hairline=uniform(-0.95, -0.58),
         long_hair=np.where(rng.random(n) < 0.4, uniform(0.5, 1.0), 0.0).astype(np.float32),
-        eye_distance=uniform(0.33, 0.42), eye_size=uniform(0.82, 1.2), brow_thickness=uniform(0.022, 0.052), brow_arch=uniform(0, 1),
+        eye_distance=uniform(0.33, 0.42), eye_size=uniform(0.82, 1.2), brow_thickness=uniform(0.022, 0.052),
+        brow_arch=uniform(0, 1),
         nose=uniform(0, 1), mouth_width=uniform(0.27, 0.38), lips=uniform(0.030, 0.075),
         beard=some(0.16) * uniform(0.3, 1.0), glasses=some(0.13), age=rng.beta(1.2, 2.0, n).astype(np.float32),
         background=uniform(40, 225), light_x=uniform(-1, 1), light_y=uniform(-1, 1),

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from fer_lab.core.errors import InputError
 from fer_lab.core.labels import VOTE_COLUMNS
+from fer_lab.core.types import Split
 from fer_lab.data import fer2013, textfile
 from fer_lab.data.textfile import TextFile
 
 NEW_COLUMNS = ("Usage", "Image name", *VOTE_COLUMNS[:9], "NF")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.png")
+_COUNT_OF = {str(count): count for count in range(11)}
 _VOTES_PER_FACE = (9, 10)  # ten, but fer0010406 has nine
 
 
@@ -67,7 +69,7 @@ def read_new(file: TextFile) -> VoteRows:
     return VoteRows(file.shown, tuple(names), np.array(votes, np.uint8), np.array(usage, np.uint8), tuple(file.oddities))
 
 
-def read_folders(files: Mapping[str, TextFile]) -> VoteRows:
+def read_folders(files: Mapping[Split, TextFile]) -> VoteRows:
     """Read the `label.csv` of the folders train, valid, test (keys are splits in that order): name, box, ten votes."""
     names: list[str] = []
     votes: list[list[int]] = []
@@ -99,11 +101,11 @@ def checked_name(name: str) -> str:
 
 
 def _votes(fields: Sequence[str]) -> list[int]:
-    votes = []
-    for column, text in zip(VOTE_COLUMNS, fields, strict=True):
-        if not (text.isascii() and text.isdecimal() and len(text) <= 2 and int(text) <= 10):
-            raise InputError(f"{column} has {text[:20]!r} votes; whole numbers 0–10 are needed")
-        votes.append(int(text))
+    try:
+        votes = [_COUNT_OF[text] for text in fields]
+    except KeyError as error:
+        column = VOTE_COLUMNS[list(fields).index(error.args[0])]
+        raise InputError(f"{column} has {error.args[0][:20]!r} votes; whole numbers 0–10 are needed") from None
     if sum(votes) not in _VOTES_PER_FACE:
         raise InputError(f"the votes sum to {sum(votes)}; a face of FER+ has ten")
     return votes
