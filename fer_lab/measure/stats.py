@@ -173,6 +173,13 @@ def latency_ratio(
     return Interval(math.exp(inside.value), math.exp(inside.low), math.exp(inside.high)), _two_sided(medians)
 
 
+def median_interval(rounds: Sequence[Sequence[float]], alpha: float = ALPHA, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Median latency over rounds (ms) with its block-bootstrap interval: rounds are resampled, their medians pooled."""
+    medians = np.array([np.median(one) for one in rounds], np.float64)
+    drawn = _resampled(lambda rows: np.median(medians[rows], axis=1), len(medians), resamples, seed)
+    return _percentile_interval(float(np.median(medians)), drawn, alpha)
+
+
 def noise_floor(control: Interval) -> float:
     """How far from 1 the ratio of one model to itself may lie: the farther end of its interval."""
     return max(abs(control.low - 1), abs(control.high - 1))

@@ -1,0 +1,180 @@
+"""A comparison for a paper: leaderboard.csv, leaderboard.tex and methods.md, each figure with its n and interval."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import fields
+from pathlib import Path
+
+from fer_lab.measure.comparison import Comparison, Row, write_atomically
+from fer_lab.measure.metrics import ECE_BINS
+
+FLAT = tuple(
+    f.name for f in fields(Row)
+    if f.name not in ("per_class", "confusion", "slices", "robustness", "audit", "parity", "card", "seeds")
+)  # fmt: skip
+REFERENCES = (
+    "E. Barsoum, C. Zhang, C. Canton Ferrer, Z. Zhang. Training Deep Networks for Facial Expression Recognition with "
+    "Crowd-Sourced Label Distribution. ICMI 2016.",
+    "I. Goodfellow et al. Challenges in Representation Learning. ICONIP 2013 (FER2013).",
+    "Q. McNemar. Note on the sampling error of the difference between correlated proportions or percentages. Psychometrika 1947.",
+    "T. Tango. Equivalence test and confidence interval for the difference in proportions for the paired-sample design. "
+    "Statistics in Medicine 1998.",
+    "E. B. Wilson. Probable inference, the law of succession, and statistical inference. JASA 1927.",
+    "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 1979.",
+    "C. Guo, G. Pleiss, Y. Sun, K. Weinberger. On Calibration of Modern Neural Networks. ICML 2017.",
+    "K. Wang, X. Peng, J. Yang, D. Meng, Y. Qiao. Region Attention Networks for Pose and Occlusion Robust FER. IEEE TIP 2020 "
+    "(slices).",
+)
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write the three files and return their paths."""
+    texts = {"leaderboard.csv": leaderboard_csv, "leaderboard.tex": leaderboard_tex, "methods.md": methods}
+    return [write_atomically(folder / name, make(comparison)) for name, make in texts.items()]
+
+
+def leaderboard_csv(comparison: Comparison) -> str:
+    """One line per model × runtime, every plain figure a column, best accuracy first; the verdict on accuracy last."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [*FLAT, "seeds", "seed_sd", "protocol", "label_source", "split", "verdict", "change", "change_low", "change_high"]
+    )
+    for row in ranked(comparison):
+        said = next(iter(comparison.verdicts_of(row, "accuracy")), None)
+        writer.writerow(
+            [
+                *("" if getattr(row, name) is None else getattr(row, name) for name in FLAT),
+                len(row.seeds.runs) if row.seeds else "", row.seeds.sd if row.seeds else "",
+                comparison.protocol, comparison.label_source, comparison.split,
+                *((said.verdict, said.change, said.low, said.high) if said else ("reference", "", "", "")),
+            ]
+        )  # fmt: skip
+    return text.getvalue()
+
+
+def leaderboard_tex(comparison: Comparison) -> str:
+    """A booktabs table; the best accuracy and all that do not differ from it by their intervals are set bold."""
+    rows = ranked(comparison)
+    floor = rows[0].accuracy_low
+    lines = [
+        "% \\usepackage{booktabs}",
+        "\\begin{table}",
+        f"\\caption{{{_tex(_caption(comparison))}}}",
+        "\\begin{tabular}{llrrrrrrr}",
+        "\\toprule",
+        "Model & Runtime & Accuracy (95\\,\\%) & Macro recall & Macro F1 & ECE & p50 (ms) & p95 (ms) & MB \\\\",
+        "\\midrule",
+    ]
+    for row in rows:
+        accuracy = f"{row.accuracy * 100:.2f}"
+        shown = f"\\textbf{{{accuracy}}}" if row.accuracy_high >= floor and row.accuracy >= floor else accuracy
+        spread = f" $\\pm$ {row.seeds.sd * 100:.2f} ({len(row.seeds.runs)} seeds)" if row.seeds else ""
+        cells = [
+            _tex(short(row.model)), _tex(row.runtime),
+            f"{shown}{spread} ({row.accuracy_low * 100:.1f}--{row.accuracy_high * 100:.1f})",
+            f"{row.macro_recall * 100:.2f}", f"{row.macro_f1 * 100:.2f}", f"{row.ece:.3f}",
+            "--" if row.p50_ms is None else f"{row.p50_ms:.2f}", "--" if row.p95_ms is None else f"{row.p95_ms:.2f}",
+            f"{row.size_mb:.1f}",
+        ]  # fmt: skip
+        lines.append(" & ".join(cells) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+
+
+def methods(comparison: Comparison) -> str:
+    """The methods section: faces, rules, statistics, hardware, looks, references."""
+    c = comparison
+    versions = ", ".join(f"{name} {version}" for name, version in c.host.versions.items())
+    seeds = [row for row in c.rows if row.seeds]
+    latency = next((p for p in c.profiles), None)
+    paragraphs = [
+        f"# Methods of comparison {c.id}",
+        f"**Faces.** {c.n} faces of the {c.split} split of {c.dataset} (label source {c.label_source}, fingerprint "
+        f"`{c.fingerprint[:16]}`), protocol {c.protocol}: votes of 1 are set to 0 over all ten columns, a face is kept when "
+        f"its largest "
+        f"column holds more than half of what is left and belongs to the {len(c.labels)} labels ({', '.join(c.labels)}). "
+        f"{c.rows[0].clean_n} of them have no exact pixel twin in the splits trained or tuned on (*clean*). One annotator drawn at "
+        f"random agrees with the majority label on {c.rows[0].human_agreement:.1%} of the votes.",
+        f"**Figures.** Accuracy with Wilson 95 % intervals; macro means over the classes that have faces; *F1 of macro P and "
+        f"R* is the "
+        f"harmonic mean of macro precision and macro recall; the Brier score is summed over classes (0–2); the calibration "
+        f"error uses "
+        f"{ECE_BINS} equal-width bins of the top probability; KL and Jensen–Shannon divergence to the vote distribution in nats.",
+        f"**Verdicts** are against {c.reference_model} · {c.reference_runtime}. Accuracy is primary: McNemar's exact test at "
+        f"5 % on the "
+        f"same faces decides better or worse; else non-inferior when the 95 % paired score interval lies above −{c.margin * 100:g} "
+        "points; else undecided. Brier score (paired bootstrap over faces), classes and slices with at least 30 faces, and "
+        "latency are "
+        "secondary, Holm-corrected together per candidate; their intervals are at the level at which Holm judged them.",
+    ]
+    if latency is not None:
+        paragraphs.append(
+            f"**Latency** on {latency.host.cpu} ({latency.host.cores} cores used, {latency.host.system}; "
+            f"{' '.join(latency.host.flags) or 'no flags known'}): candidates interleaved in {len(latency.latency.rounds)} "
+            f"rounds in "
+            "forward and reverse order, warm-up and the first call of each turn left out, at most 1 000 samples or 5 s and "
+            "at least 30 "
+            "per row. The ratio of medians per round is compared; its interval resamples rounds. The reference against "
+            "itself (A/A) "
+            f"gave a noise floor of {_floor(c.noise_floor)}; faster or slower needs a ratio beyond the larger of 2 % and this "
+            f"floor."
+        )
+    if seeds:
+        paragraphs.append(
+            "**Seeds.** "
+            + "; ".join(
+                f"{short(r.model)}: {len(r.seeds.runs)} runs, {r.seeds.mean:.2%} ± {r.seeds.sd:.2%} (sd), 95 % of the mean "
+                f"{r.seeds.low:.2%}–{r.seeds.high:.2%}"
+                for r in seeds
+                if r.seeds
+            )
+            + "."
+        )
+    else:
+        paragraphs.append("**Seeds.** Every row is one run; the spread between seeds is not part of these intervals.")
+    if c.split == "test":
+        counted = "not counted (no registry took part)" if c.looks is None else f"{c.looks}, this one included"
+        paragraphs.append(f"**Looks at the test split** by this registry's models of the family: {counted}.")
+    paragraphs += [f"**Host.** {c.host.cpu}, {c.host.cores} cores, {c.host.system}. {versions}."]
+    if c.notes:
+        paragraphs.append("**Notes.** " + ". ".join(note[0].upper() + note[1:] for note in c.notes) + ".")
+    references = "\n".join(f"{i}. {text}" for i, text in enumerate(REFERENCES, 1))
+    return "\n\n".join([*paragraphs, f"## References\n\n{references}"]) + "\n"
+
+
+def ranked(comparison: Comparison) -> list[Row]:
+    """The rows, best accuracy first, the quicker one first among equals."""
+    return sorted(comparison.rows, key=lambda row: (-row.accuracy, row.p50_ms if row.p50_ms is not None else float("inf")))
+
+
+def short(model: str) -> str:
+    """A model's name for a table: registry names without the scheme, of a path the last part.
+
+    >>> short("models:/fer-ferplus-8/3"), short("some/where/net.onnx"), short("runs:/0123456789abcdef")
+    ('fer-ferplus-8/3', 'net.onnx', 'run 01234567')
+    """
+    if model.startswith("models:/"):
+        return model.removeprefix("models:/")
+    if model.startswith("runs:/"):
+        return f"run {model.removeprefix('runs:/')[:8]}"
+    return Path(model).name or model
+
+
+def _caption(c: Comparison) -> str:
+    return (
+        f"{c.dataset} ({c.label_source}), protocol {c.protocol}, {c.split} split, n = {c.n}. Wilson 95 % intervals; latency "
+        f"at batch 1 "
+        f"on {c.rows[0].host or c.host.name}. Bold: the best and those whose accuracy lies within its interval."
+    )
+
+
+def _floor(floor: float | None) -> str:
+    return "unknown size" if floor is None else f"{floor:.1%}"
+
+
+def _tex(text: str) -> str:
+    for mark in ("\\", "&", "%", "$", "#", "_", "{", "}"):
+        text = text.replace(mark, "\\textbackslash{}" if mark == "\\" else f"\\{mark}")
+    return text.replace("~", "\\textasciitilde{}").replace("^", "\\textasciicircum{}")

@@ -1,0 +1,337 @@
+"""report.html: one self-contained page that opens offline. Its first screen is for whoever must decide, the rest is evidence."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_lab.core.errors import MissingPart
+from fer_lab.core.types import Evaluation, Verdict
+from fer_lab.data.faces import FaceDataset
+from fer_lab.measure import charts, metrics, paper, plots, record, stats, verdicts
+from fer_lab.measure.comparison import RARE, Comparison, Row, write_atomically
+
+FILE = "report.html"
+TEMPLATE = "report.html.j2"
+WORST = 24
+MOST_DIAGRAMS = 6
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to ship, why, and what is not known."""
+
+    row: Row
+    headline: str
+    reasons: tuple[str, ...]
+    undecided: tuple[str, ...]
+
+
+def write(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> Path:
+    """Write `folder/report.html`; without a dataset no picture of a face is in it. Returns its path."""
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingPart("jinja2", "lab", "the report") from None
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": _percent, "points": _points, "ms": _ms, "short": paper.short}
+    source = resources.files("fer_lab.measure").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    page = environment.from_string(source).render(_context(comparison, folder, dataset))
+    return write_atomically(folder / FILE, page)
+
+
+def recommend(comparison: Comparison) -> Advice:
+    """Choose a row by the rules of the house.
+
+    Out: rows that are worse, and rows that failed the batch audit. If some are better than the reference, they are the
+    pool, else the reference and what is non-inferior to it. Within the pool a difference in accuracy that is not beyond
+    the interval is a tie, and a tie goes to the quicker one (where latency could be measured), else the more accurate.
+    """
+    c = comparison
+    accuracy = {id(row): next(iter(c.verdicts_of(row, "accuracy")), None) for row in c.rows}
+    sound = [row for row in c.rows if row.batch_invariant is not False] or list(c.rows)
+    better = [row for row in sound if (v := accuracy[id(row)]) is not None and v.verdict == "better"]
+    level = [row for row in sound if (v := accuracy[id(row)]) is None or v.verdict == "non-inferior"]
+    pool = better or level or sound
+    best = max(pool, key=lambda row: row.accuracy)
+    tied = [row for row in pool if row.accuracy >= best.accuracy_low]
+    quiet = c.noise_floor is not None and c.noise_floor <= verdicts.NOISY
+    timed = [row for row in tied if row.p50_ms is not None]
+    chosen = min(timed, key=lambda row: row.p50_ms or 0.0) if quiet and timed else best
+    said = accuracy[id(chosen)]
+    box = chosen.host or c.host.name
+    speed = f", {_ms(chosen.p50_ms)} ms per face (median) on {box}" if chosen.p50_ms is not None else ""
+    headline = (
+        f"Recommended: {paper.short(chosen.model)} in {chosen.runtime}: {chosen.accuracy:.2%} "
+        f"({chosen.accuracy_low:.1%}–{chosen.accuracy_high:.1%}) of {chosen.n} faces{speed}"
+    )
+    return Advice(chosen, headline, tuple(_reasons(c, chosen, said, tied, quiet)), tuple(_undecided(c, quiet)))
+
+
+def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: Sequence[Row], quiet: bool) -> list[str]:
+    reasons = []
+    reference = f"{paper.short(c.reference_model)} · {c.reference_runtime}"
+    if said is None:
+        others = [v.verdict for v in c.verdicts if v.aspect == "accuracy"]
+        reasons.append(
+            "It is the reference, and no other row is better on accuracy." if "better" not in others else "It is the reference."
+        )
+    else:
+        reasons.append(f"Accuracy is {said.verdict} against {reference}: {said.reason}.")
+    if len(tied) > 1:
+        how = "the quickest of them is taken" if quiet else "latency could not decide, so the most accurate is taken"
+        reasons.append(f"{len(tied)} rows are level with the best within its interval; {how}.")
+    speed = next(iter(c.verdicts_of(row, "latency")), None)
+    if speed is not None:
+        reasons.append(f"Latency against the reference: {speed.reason}.")
+    if row.clean_accuracy is not None and row.clean_n < row.n:
+        reasons.append(f"On the {row.clean_n} faces without a twin in the training or validation data: {row.clean_accuracy:.2%}.")
+    losses = [v for v in c.verdicts_of(row) if v.verdict == "worse" and v.aspect not in ("accuracy", "latency")]
+    if losses:
+        reasons.append("Confirmed losses: " + "; ".join(f"{_aspect(v.aspect)} {v.reason}" for v in losses) + ".")
+    if row.dominated_by is None and row.on_front and len(c.rows) > 1:
+        reasons.append("It lies on the Pareto front of accuracy, latency and size.")
+    return reasons
+
+
+def _undecided(c: Comparison, quiet: bool) -> list[str]:
+    open_questions = []
+    for v in c.verdicts:
+        if v.aspect == "accuracy" and v.verdict == "undecided":
+            open_questions.append(f"{paper.short(v.model)} · {v.runtime} against the reference on accuracy: {v.reason}.")
+    if c.noise_floor is None:
+        open_questions.append("Latency was not measured; nothing is known about speed.")
+    elif not quiet:
+        open_questions.append(
+            f"Latency: one model against itself differed by up to {c.noise_floor:.1%} on this machine; no row is called faster or "
+            "slower. Measure again when it is idle."
+        )
+    rare = [label for label, figures in c.rows[0].per_class.items() if figures.n < RARE]
+    if rare:
+        counts = ", ".join(f"{label} (n = {c.rows[0].per_class[label].n})" for label in rare)
+        open_questions.append(f"Rare classes are flagged, never ranked: {counts}.")
+    if all(row.seeds is None for row in c.rows):
+        open_questions.append("Each row is one training run; how much another seed would change is not in these intervals.")
+    unknown = [paper.short(row.model) for row in c.rows if row.audit.test_faces_in_training is None]
+    if unknown:
+        names = ", ".join(dict.fromkeys(unknown))
+        open_questions.append(f"Whether {names} saw these faces in training cannot be told: other or unrecorded training data.")
+    for who, why in c.unavailable.items():
+        open_questions.append(f"{who} could not run on this host: {why}.")
+    return open_questions
+
+
+def _context(c: Comparison, folder: Path, dataset: FaceDataset | None) -> dict[str, Any]:
+    advice = recommend(c)
+    ranked = paper.ranked(c)
+    number = {(row.model, row.runtime): i for i, row in enumerate(ranked)}
+    evaluations = _evaluations(c, folder)
+    chosen = evaluations.get((advice.row.model, advice.row.runtime))
+    table = []
+    for row in ranked:
+        said = {v.aspect: v for v in c.verdicts_of(row)}
+        table.append(
+            {"row": row, "series": number[row.model, row.runtime], "accuracy": said.get("accuracy"), "speed": said.get("latency")}
+        )
+    low = min(row.accuracy_low for row in ranked)
+    high = max(row.accuracy_high for row in ranked)
+    pad = (high - low) * 0.08 or 0.01
+    return {
+        "c": c, "advice": advice, "table": table, "scale": (low - pad, high + pad), "rare": RARE,
+        "titles": {(row.model, row.runtime): _label(row) for row in ranked},
+        "best": max(ranked, key=lambda row: row.accuracy),
+        "pareto": _pareto(ranked, c), "forest": _forest(c), "ecdf": _ecdf(c, number), "robust": _robust(ranked, number),
+        "diagrams": _diagrams(ranked, evaluations, number), "latency": _latency_rows(c), "classes": _classes(c, ranked),
+        "slices": _slices(c, ranked), "confusion": _confusion(advice.row, c.labels),
+        "worst": _worst(chosen, dataset) if chosen is not None and dataset is not None else [],
+        "with_faces": dataset is not None,
+        "secondary": [v for v in c.verdicts if v.aspect != "accuracy" and v.verdict in ("better", "worse")],
+        "aspect": _aspect, "methods": paper.methods(c).split("\n\n"), "bins": metrics.ECE_BINS,
+    }  # fmt: skip
+
+
+def _evaluations(c: Comparison, folder: Path) -> dict[tuple[str, str], Evaluation]:
+    plan, faces = record.read_plan(folder), record.read_faces(folder)
+    found = {}
+    for i, row in enumerate(plan.rows):
+        answers = record.read_answers(record.row_path(folder, i))
+        order = np.argsort([(p.argmax(axis=1) == faces.targets).mean() for p in answers.probs], kind="stable")
+        found[row.model, row.runtime] = record.evaluation(plan, row, faces, answers.probs[int(order[(len(order) - 1) // 2])])
+    return found
+
+
+def _label(row: Row) -> str:
+    return f"{paper.short(row.model)} · {row.runtime}"
+
+
+def _pareto(rows: Sequence[Row], c: Comparison) -> str | None:
+    boxes = []
+    for i, row in enumerate(rows):
+        own = [p for p in c.profiles_of(row) if p.host.name == row.host and not p.spec.end_to_end]
+        own = [p for p in own if (p.spec.batch, p.spec.threads) == (row.batch, row.threads)]
+        if row.p50_ms is None or not own:
+            continue
+        interval = stats.median_interval(own[0].latency.rounds)
+        boxes.append(
+            charts.Box(
+                _label(row), interval.value, interval.low, interval.high, row.accuracy, row.accuracy_low, row.accuracy_high,
+                row.size_mb, i, row.on_front, row.dominated_by,
+            )
+        )  # fmt: skip
+    return charts.pareto(boxes) if boxes else None
+
+
+def _forest(c: Comparison) -> str | None:
+    said = [v for v in c.verdicts if v.aspect == "accuracy"]
+    changes = [
+        charts.Change(f"{paper.short(v.model)} · {v.runtime}", v.change * 100, v.low * 100, v.high * 100, v.verdict)
+        for v in said
+        if v.change is not None and v.low is not None and v.high is not None
+    ]
+    return charts.forest(changes, c.margin * 100) if changes else None
+
+
+def _ecdf(c: Comparison, number: dict[tuple[str, str], int]) -> str | None:
+    series = []
+    for row in c.rows:
+        own = [p for p in c.profiles_of(row) if p.host.name == row.host and not p.spec.end_to_end and p.spec.batch == row.batch]
+        if own:
+            samples = np.sort(own[0].latency.samples_ms)
+            at = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), 160)).round().astype(int))
+            series.append(
+                charts.Line(_label(row), samples[at].tolist(), ((at + 1) / len(samples)).tolist(), number[row.model, row.runtime])
+            )
+    if not series:
+        return None
+    return charts.lines(
+        series, "ms per call (log)", "share of calls", log_x=True, steps=True, y_range=(0.0, 1.0), title="Latency distribution"
+    )
+
+
+def _robust(rows: Sequence[Row], number: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(name for row in rows for name in row.robustness))
+    charts_of = []
+    for name in names:
+        measured = [(row, row.robustness[name]) for row in rows if name in row.robustness]
+        series = [charts.Line(_label(row), curve.levels, curve.accuracy, number[row.model, row.runtime]) for row, curve in measured]
+        unit, n = measured[0][1].unit, measured[0][1].n
+        low = min(min(line.ys) for line in series)
+        svg = charts.lines(
+            series, unit, "accuracy", width=420, height=230, y_range=(max(0.0, low - 0.05), 1.0), title=name,
+            x_ticks=measured[0][1].levels,
+        )  # fmt: skip
+        areas = [{"label": _label(row), "series": number[row.model, row.runtime], "area": curve.area} for row, curve in measured]
+        charts_of.append({"name": name, "svg": svg, "areas": areas, "n": n})
+    return charts_of
+
+
+def _diagrams(
+    rows: Sequence[Row], evaluations: dict[tuple[str, str], Evaluation], number: dict[tuple[str, str], int]
+) -> list[dict[str, str]]:
+    found = []
+    for row in rows[:MOST_DIAGRAMS]:
+        e = evaluations[row.model, row.runtime]
+        _, share, confidence, accuracy = metrics.reliability_bins(e.probs, e.targets)
+        svg = charts.reliability(
+            _label(row), share.tolist(), confidence.tolist(), accuracy.tolist(), row.ece, number[row.model, row.runtime]
+        )
+        found.append({"label": _label(row), "svg": svg, "ece": f"{row.ece:.3f}"})
+    return found
+
+
+def _latency_rows(c: Comparison) -> list[dict[str, Any]]:
+    by_digest = {(row.digest, row.runtime): row for row in c.rows}
+    found = []
+    for p in c.profiles:
+        row = by_digest.get((p.latency.digest, p.runtime))
+        samples = p.latency.samples_ms
+        found.append(
+            {
+                "label": _label(row) if row else f"{paper.short(p.latency.model)} · {p.runtime}", "host": p.host.name, "p": p,
+                "n": len(samples), "p50": p.percentile_ms(50), "p90": p.percentile_ms(90), "p95": p.percentile_ms(95),
+                "p99": p.percentile_ms(99), "max": float(samples.max()), "rate": 1000 * p.spec.batch / float(samples.mean()),
+            }
+        )  # fmt: skip
+    return found
+
+
+def _classes(c: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    first = rows[0].per_class
+    return [
+        {
+            "label": label, "n": first[label].n, "rare": first[label].rare,
+            "cells": [
+                {"figures": row.per_class[label], "said": next(iter(c.verdicts_of(row, f"class:{label}")), None)} for row in rows
+            ],
+        }
+        for label in c.labels
+    ]  # fmt: skip
+
+
+def _slices(c: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for name in rows[0].slices:
+        cells: list[dict[str, Any]] = [
+            {"share": row.slices[name], "said": next(iter(c.verdicts_of(row, f"slice:{name}")), None)} for row in rows
+        ]
+        found.append({"name": name, "n": rows[0].slices[name].n, "cells": cells})
+    if rows[0].clean_accuracy is not None:
+        cells = [
+            {"share": {"accuracy": row.clean_accuracy, "low": row.clean_low, "high": row.clean_high}, "said": None} for row in rows
+        ]
+        found.insert(0, {"name": "clean (no twin in train or valid)", "n": rows[0].clean_n, "cells": cells})
+    return found
+
+
+def _confusion(row: Row, labels: Sequence[str]) -> list[dict[str, Any]]:
+    lines = []
+    for label, counts in zip(labels, row.confusion, strict=True):
+        n = sum(counts)
+        lines.append({"label": label, "n": n, "cells": [{"count": k, "share": k / n if n else 0.0} for k in counts]})
+    return lines
+
+
+def _worst(evaluation: Evaluation, dataset: FaceDataset) -> list[dict[str, Any]]:
+    row_of = {name: i for i, name in enumerate(dataset.names)}
+    found = []
+    for i in plots.worst_rows(evaluation.targets, evaluation.probs, WORST).tolist():
+        guess, truth = int(evaluation.probs[i].argmax()), int(evaluation.targets[i])
+        found.append(
+            {
+                "picture": _png(dataset.pixels[row_of[evaluation.names[i]]]), "name": evaluation.names[i],
+                "said": evaluation.labels[guess], "said_p": float(evaluation.probs[i, guess]),
+                "is": evaluation.labels[truth], "is_p": float(evaluation.probs[i, truth]),
+                "votes": int(evaluation.votes[i].max()),
+            }
+        )  # fmt: skip
+    return found
+
+
+def _png(face: npt.NDArray[np.uint8]) -> str:
+    import cv2
+
+    return "data:image/png;base64," + base64.b64encode(cv2.imencode(".png", face)[1].tobytes()).decode()
+
+
+def _aspect(name: str) -> str:
+    kind, _, what = name.partition(":")
+    return f"{kind} {what}" if what else {"brier": "calibration (Brier)"}.get(kind, kind)
+
+
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "–" if share is None else f"{share * 100:.{digits}f}"
+
+
+def _points(share: float | None) -> str:
+    return "–" if share is None else f"{share * 100:+.2f}".replace("-", "−")
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
