@@ -29,8 +29,11 @@ class OnnxBackend:
     domains: tuple[str, ...] = ("", "ai.onnx")
 
     def unavailable(self, device: str) -> str | None:
-        """Why ONNX Runtime cannot run on `device`, or None. Raises MissingPart when it is not installed."""
-        available = _library().get_available_providers()
+        """Why ONNX Runtime cannot run on `device`, or None; names the extra to install when it is missing."""
+        try:
+            available = _library().get_available_providers()
+        except MissingPart as error:
+            return str(error)
         if device not in PROVIDERS:
             return f"ONNX Runtime runs on {', '.join(PROVIDERS)} here, not on {device}"
         if PROVIDERS[device] not in available:
@@ -38,7 +41,7 @@ class OnnxBackend:
         return None
 
     def open(self, bundle: Bundle, *, threads: int, device: str) -> OnnxSession:
-        """Load `<runtime>/model.onnx` of a verified bundle; raises InputError for a file with external data or unknown operators."""
+        """Load `<runtime>/model.onnx` of a verified bundle; raises InputError for a file that onnx_file refuses."""
         path = f"{self.name}/{FILE}"
         raw = read_verified(bundle, path)
         onnx_file.check(raw, str(bundle.folder / path), domains=self.domains)

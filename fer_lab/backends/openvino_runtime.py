@@ -30,8 +30,11 @@ class OpenVinoBackend:
     tolerance: Tolerance
 
     def unavailable(self, device: str) -> str | None:
-        """Why OpenVINO cannot run it on `device`, or None. Raises MissingPart when OpenVINO is not installed."""
-        core = _library().Core()
+        """Why OpenVINO cannot run it on `device`, or None; names the extra to install when it is missing."""
+        try:
+            core = _library().Core()
+        except MissingPart as error:
+            return str(error)
         if device.split(".")[0] not in DEVICES:
             return f"OpenVINO runs on {', '.join(DEVICES)} here, not on {device}"
         if not any(found == device or found.startswith(f"{device}.") for found in core.available_devices):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.backends.bundle import RUNTIMES, Bundle, open_bundle
-from fer_lab.core.errors import FerLabError, InputError, NotFound, nearest
+from fer_lab.core.errors import InputError, NotFound, nearest
 from fer_lab.core.plugins import discover
 
 Faces = npt.NDArray[np.uint8]
@@ -84,8 +84,8 @@ class Predictor:
     def open(cls, bundle: Bundle | str | Path, runtime: str = "openvino", *, threads: int = 1) -> Predictor:
         """Open a bundle (verified first) in a runtime such as `openvino` or `openvino-int8:GPU`.
 
-        Raises InputError for an unknown runtime, NotFound when the bundle does not hold it, FerLabError (exit 1) when
-        this host lacks the precision or device.
+        Raises InputError for an unknown runtime, or when this host lacks the library, precision or device; NotFound when
+        the bundle does not hold it.
         """
         if not isinstance(bundle, Bundle):
             bundle = open_bundle(bundle)
@@ -95,7 +95,7 @@ class Predictor:
         backend = backends()[name]
         reason = backend.unavailable(device)
         if reason:
-            raise FerLabError(f"{runtime} is unavailable on this host: {reason}")
+            raise InputError(f"{runtime} is unavailable on this host: {reason}")
         return cls(bundle, backend.open(bundle, threads=threads, device=device), runtime)
 
     @property
