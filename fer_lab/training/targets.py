@@ -96,9 +96,7 @@ def class_weights(setting: str | dict[str, float] | None, faces: TrainingFaces, 
     if isinstance(setting, dict):
         unknown = sorted(set(setting) - set(names))
         if unknown:
-            raise InputError(
-                f"train.class_weights names {', '.join(unknown)}, which the protocol has not; it has {', '.join(names)}"
-            )
+            raise InputError(f"train.class_weights: no label {', '.join(unknown)} in this protocol; it has {', '.join(names)}")
         for name, weight in setting.items():
             weights[names.index(name)] = weight
     return weights
