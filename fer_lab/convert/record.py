@@ -106,3 +106,31 @@ def check(folder: Path | Bundle, *, threads: int = 1) -> dict[str, dict[str, Any
             reason = f"{flips} of {len(faces)} stored faces get another label"
         found[name] = {"state": "refused" if reason else "verified", "max_dp": distance, "flips": flips, "reason": reason}
     return found
+
+
+def as_markdown(content: Mapping[str, Any]) -> str:
+    """Return the record as a table for people, with each flip below it."""
+    dataset = content["dataset"]
+    lines = [
+        f"Every runtime against torch float32, {dataset['name']}, {dataset['protocol']}, {dataset['split']}, n={dataset['n']}.",
+        "",
+        "| runtime | state | precision | flips | max \\|Δp\\| | mean \\|Δp\\| | accuracy | change, points (95 %) | MB | note |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in content["runtimes"].items():
+        note = entry.get("reason") or entry.get("method") or ""
+        if "max_dp" not in entry:
+            lines.append(f"| {name} | {entry['state']} | | unmeasured | | | | | | {note} |")
+            continue
+        interval = f"{100 * entry['change']:+.2f} ({100 * entry['change_low']:+.2f} to {100 * entry['change_high']:+.2f})"
+        lines.append(
+            f"| {name} | {entry['state']} | {entry['precision']} | {len(entry['flips'])} | {entry['max_dp']:.1e} | "
+            f"{entry['mean_dp']:.1e} | {100 * entry['accuracy']:.2f} % | {interval} | {entry['size_mb']:.1f} | {note} |"
+        )
+    for name, entry in content["runtimes"].items():
+        for flip in entry.get("flips", ()):
+            lines.append(
+                f"- {name}: {flip['name']} {flip['reference']} (margin {flip['margin_reference']:.3f}) → {flip['runtime']} "
+                f"(margin {flip['margin_runtime']:.3f}), target {flip['target']}"
+            )
+    return "\n".join(lines) + "\n"
