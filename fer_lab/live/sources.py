@@ -125,6 +125,8 @@ class VideoSource:
         import cv2
 
         quiet_opencv()
+        if _is_text(self._path):  # FFmpeg would play a text file as a terminal
+            raise InputError(f"{self._path} is text, not a video. Give a video file, e.g. .mp4")
         # FFmpeg only: other back ends would read the digits of a name as a numbered series of images.
         capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
@@ -273,8 +275,8 @@ class LiveSource:
                     self._fresh.notify_all()
                 continue
             self.bad_frames += 1
-            misses += 1
-            if not ok and misses >= 5:
+            misses += not ok
+            if misses >= 5:
                 capture.release()
                 capture, misses = None, 0
             else:
@@ -389,6 +391,16 @@ def list_cameras(most: int = 10) -> list[dict[str, Any]]:
         capture.release()
         found.append({"index": index, "size": size, "works": bool(ok)})
     return found
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return b"\0" not in head and error.start > 4000  # a letter cut in two at the end
+    return b"\0" not in head
 
 
 def quiet_opencv() -> None:

@@ -58,12 +58,16 @@ class Tracker:
     started: int = 0
     changes: int = 0  # label changes within tracks, so far
     face_s: float = 0.0  # seconds of followed faces, so far
+    last_s: float = 0.0  # time of the frame before
 
     def update(
         self, found: Sequence[Found], probs: npt.NDArray[np.float32], crops: npt.NDArray[np.uint8], time_s: float
     ) -> list[Track]:
         """Take the faces of one frame (probs float32 [N, K], crops uint8 [N, 1, h, w]); return one track per face."""
-        self.tracks = [t for t in self.tracks if 0 <= time_s - t.seen_s <= self.steady.patience_s]
+        # At low frame rates a track must survive to the next frame, however late that comes.
+        patience_s = max(self.steady.patience_s, time_s - self.last_s)
+        self.tracks = [t for t in self.tracks if 0 <= time_s - t.seen_s <= patience_s]
+        self.last_s = time_s
         matched = self._associate([f.box_px for f in found])
         result = []
         for i, face in enumerate(found):

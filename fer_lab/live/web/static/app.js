@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const WIDEST = 1280; // frames are sent no wider than this
+const WIDEST = 960; // frames are sent no wider than this
 const TIMELINE_S = 60;
 const NO_FACE_HINT_S = 6;
 
@@ -13,7 +13,8 @@ const state = {
   paused: false, mirror: true, showInput: false, labels: [], colours: {}, result: null, points: [], lastFaceS: 0, spoken: "",
   media: null, objectUrl: null, turn: 0, recorder: null, frames: [],
 };
-const grab = document.createElement("canvas");
+let grab = document.createElement("canvas"); // the frame on its way
+let seen = document.createElement("canvas"); // the frame that the result belongs to
 
 function readToken() {
   const given = new URLSearchParams(location.search).get("token");
@@ -203,6 +204,7 @@ async function sendOnce() {
   const headers = { "Content-Type": "image/jpeg", "X-Stream": stream, ...(still ? { "X-Still": "1" } : {}), ...(state.showInput ? { "X-Input": "1" } : {}) };
   const result = await ask("/api/frame", { method: "POST", body: blob, headers });
   if (turn !== state.turn) return;
+  [grab, seen] = [seen, grab];
   state.frames.push(now());
   if (state.frames.length > 40) state.frames.shift();
   const span = state.frames[state.frames.length - 1] - state.frames[0];
@@ -319,6 +321,12 @@ function drawOverlay() {
   canvas.setAttribute("aria-label", describe(result));
   if (!result || state.mode === "server") return;
   const scale = Math.min(width / result.width, height / result.height);
+  // The analysed frame itself lies under its boxes, so that they fit at any speed.
+  const w = result.width * scale, h = result.height * scale, x = (width - w) / 2, y = (height - h) / 2;
+  pen.save();
+  if (mirrored()) { pen.translate(width, 0); pen.scale(-1, 1); }
+  pen.drawImage(seen, x, y, w, h);
+  pen.restore();
   paintFaces(pen, result, scale, (width - result.width * scale) / 2, (height - result.height * scale) / 2, ratio);
 }
 
@@ -373,7 +381,7 @@ function drawTimeline() {
   const style = getComputedStyle(document.documentElement);
   const soft = style.getPropertyValue("--soft"), line = style.getPropertyValue("--line");
   pen.clearRect(0, 0, width, height);
-  const left = 38 * ratio, bottom = height - 18 * ratio, right = width - 8 * ratio, top = 6 * ratio;
+  const left = 46 * ratio, bottom = height - 18 * ratio, right = width - 8 * ratio, top = 6 * ratio;
   pen.font = `${11 * ratio}px system-ui, "DejaVu Sans", sans-serif`;
   pen.fillStyle = soft;
   pen.strokeStyle = line;
@@ -434,10 +442,10 @@ async function togglePause() {
 
 function composed(canvas = document.createElement("canvas")) {
   const result = state.result;
-  canvas.width = grab.width;
-  canvas.height = grab.height;
+  canvas.width = seen.width;
+  canvas.height = seen.height;
   const pen = canvas.getContext("2d");
-  if (mirrored()) { pen.save(); pen.translate(canvas.width, 0); pen.scale(-1, 1); pen.drawImage(grab, 0, 0); pen.restore(); } else pen.drawImage(grab, 0, 0);
+  if (mirrored()) { pen.save(); pen.translate(canvas.width, 0); pen.scale(-1, 1); pen.drawImage(seen, 0, 0); pen.restore(); } else pen.drawImage(seen, 0, 0);
   if (result) paintFaces(pen, result, canvas.width / result.width, 0, 0, Math.max(1, canvas.height / 720));
   return canvas;
 }

@@ -1,0 +1,191 @@
+"""Cameras that vanish, files that end, things that are no video."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_lab.core.errors import InputError, NotFound
+from fer_lab.live.sources import FolderSource, LiveSource, VideoSource, open_source
+
+
+def film(path: Path, n: int = 12, size: tuple[int, int] = (64, 48)) -> Path:
+    """A film whose frames get brighter."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, size)
+    for i in range(n):
+        writer.write(np.full((size[1], size[0], 3), 20 * i, np.uint8))
+    writer.release()
+    return path
+
+
+def everything(source: Any) -> list[int]:
+    """The rounded gray level of each frame to the end."""
+    levels = []
+    while not source.ended:
+        frame = source.read()
+        if frame is not None:
+            levels.append(round(float(frame.image.mean()) / 20))
+    return levels
+
+
+def test_a_film_gives_every_frame_once_and_ends(tmp_path: Path) -> None:
+    """No frame is lost, none repeated."""
+    assert everything(open_source(str(film(tmp_path / "a.avi")))) == list(range(12))
+
+
+def test_a_looping_film_starts_again(tmp_path: Path) -> None:
+    """Frame numbers and times go on."""
+    source = VideoSource(film(tmp_path / "a.avi", 5), loop=True)
+    frames = [source.read() for _ in range(13)]
+    assert [f.index for f in frames if f is not None] == list(range(13))
+    source.close()
+    assert source.read() is None
+
+
+def test_a_torn_film_ends_cleanly(tmp_path: Path) -> None:
+    """Half a file gives the frames that are there."""
+    path, rng = tmp_path / "a.avi", np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for _ in range(12):
+        writer.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    whole = path.read_bytes()
+    (tmp_path / "b.avi").write_bytes(whole[: len(whole) * 2 // 3])
+    assert 0 < len(everything(open_source(str(tmp_path / "b.avi")))) < 12
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.txt", "frames001.mp4", "noise"])
+def test_what_is_no_video_is_told(tmp_path: Path, name: str) -> None:
+    """A text file by any name: one sentence."""
+    (tmp_path / name).write_text("this is no video\n" * 50)
+    with pytest.raises(InputError, match=r"not a? ?video|no readable picture"):
+        open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("nowhere.mp4", "no such source"), ("97", "--source sample"), ("/dev/video97", "no such source")]
+)
+def test_a_missing_source_is_told(text: str, why: str) -> None:
+    """The message says what would work."""
+    with pytest.raises(NotFound, match=why):
+        open_source(text)
+
+
+def test_a_folder_gives_its_images_in_order_and_counts_bad_ones(tmp_path: Path) -> None:
+    """One broken image does not end the folder."""
+    for name, level in (("b.png", 40), ("a.jpg", 20)):
+        cv2.imwrite(str(tmp_path / name), np.full((40, 40, 3), level, np.uint8))
+    (tmp_path / "aa.png").write_bytes(b"broken")
+    (tmp_path / "notes.txt").write_text("x")
+    source = FolderSource(tmp_path)
+    assert everything(source) == [1, 2]
+    assert source.bad_frames == 1
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    """No images: said at once."""
+    with pytest.raises(InputError, match="holds no images"):
+        open_source(str(tmp_path))
+
+
+class FakeCamera:
+    """A camera that follows a script: an image, None (a failed read), or a number of seconds to hang."""
+
+    def __init__(self, script: list[Any]) -> None:
+        self.script = script
+        self.released = False
+
+    def read(self) -> tuple[bool, Any]:
+        """The next step; the last one repeats."""
+        time.sleep(0.005)
+        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(step, float):
+            time.sleep(step)
+            return False, None
+        if isinstance(step, Exception):
+            raise step
+        return step is not None, step
+
+    def release(self) -> None:
+        """Remember it."""
+        self.released = True
+
+
+IMAGE = np.zeros((48, 64, 3), np.uint8)
+
+
+def first_frame(source: LiveSource, within_s: float) -> Any:
+    """The next frame of a live source."""
+    until = time.perf_counter() + within_s
+    while time.perf_counter() < until:
+        frame = source.read(0.1)
+        if frame is not None:
+            return frame
+    return None
+
+
+def test_a_lost_camera_is_said_and_comes_back() -> None:
+    """Unplugged: a status for the screen; plugged in again: frames."""
+    cameras = [FakeCamera([IMAGE, IMAGE, None]), FakeCamera([IMAGE])]
+    source = LiveSource("camera 0", lambda: cameras.pop(0) if cameras else FakeCamera([IMAGE]))
+    assert first_frame(source, 2) is not None
+    until = time.perf_counter() + 3
+    while not source.status and time.perf_counter() < until:
+        source.read(0.05)
+    assert "no signal, trying again" in source.status
+    assert first_frame(source, 5) is not None
+    assert source.status == ""
+    source.close()
+
+
+def test_only_the_newest_frame_is_kept() -> None:
+    """A slow reader gets the present, not a queue of the past."""
+    shades = [np.full((48, 64, 3), i, np.uint8) for i in range(60)]
+    source = LiveSource("camera 0", lambda: FakeCamera(shades))
+    first_frame(source, 2)
+    time.sleep(0.4)
+    frame = source.read(0.5)
+    assert frame is not None
+    assert int(frame.image[0, 0, 0]) > 5
+    source.close()
+
+
+def test_bad_frames_in_mid_stream_are_left_out() -> None:
+    """Zero-size, gray, float and missing frames; the driver's own exception."""
+    bad = [np.zeros((0, 0, 3), np.uint8), np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3), float), None, RuntimeError("driver")]
+    source = LiveSource("camera 0", lambda: FakeCamera([*bad, IMAGE]))
+    assert first_frame(source, 3) is not None
+    assert source.bad_frames >= 4
+    source.close()
+
+
+def test_a_hanging_driver_is_left_and_the_camera_opened_anew() -> None:
+    """read() that never returns: no signal within the limit, then a fresh capture."""
+    opened = []
+
+    def opener() -> FakeCamera:
+        opened.append(FakeCamera([IMAGE, 60.0]) if not opened else FakeCamera([IMAGE]))
+        return opened[-1]
+
+    source = LiveSource("camera 0", opener, silent_after_s=0.2)
+    assert first_frame(source, 2) is not None
+    assert first_frame(source, 0.15) is None
+    assert first_frame(source, 6) is not None
+    assert len(opened) == 2
+    source.close()
+
+
+def test_closing_ends_the_capture_thread() -> None:
+    """Nothing is left running."""
+    camera = FakeCamera([IMAGE])
+    source = LiveSource("camera 0", lambda: camera)
+    source.close()
+    until = time.perf_counter() + 2
+    while not camera.released and time.perf_counter() < until:
+        time.sleep(0.02)
+    assert camera.released
