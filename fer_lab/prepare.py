@@ -252,14 +252,12 @@ def _what_it_is(reading: Reading, dataset: FaceDataset) -> list[str]:
     if reading.nameless:
         said.append(f"{reading.nameless} rows have no image name (not a face) and are left out")
     if reading.repeated_names:
-        said.append(
-            f"{len(reading.repeated_names)} names stand twice and count once, by their first row: {', '.join(reading.repeated_names)}"
-        )
+        listed = ", ".join(reading.repeated_names)
+        said.append(f"{len(reading.repeated_names)} names stand twice and count once, by their first row: {listed}")
     if reading.disagreements is not None:
         said.append(f"the two label sources disagree on {len(reading.disagreements)} faces (listed in the audit)")
     if len(dataset) != ferplus.FACES:
-        whole = ferplus.ROWS if reading.rows != len(dataset) or len(dataset) < ferplus.FACES else ferplus.FACES
-        said.append(f"this is {reading.rows} of FERPlus' {whole:,} rows".replace(",", " ") + f": {len(dataset)} faces")
+        said.append(f"{reading.rows} of FERPlus' 35 887 rows: {len(dataset)} faces, a part of it")
         return said
     kept = tuple(
         int(((dataset.split == split) & (PROTOCOLS["ferplus8"].labels(dataset.votes) >= 0)).sum()) for split in range(3)

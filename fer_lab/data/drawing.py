@@ -195,10 +195,11 @@ def _eye(canvas: _Canvas, faces: Faces, unit: dict[str, Array], side: float) -> 
     t = dx / half
     arch = 1 - t**2
     tilt = 0.02 * side * t
-    open_up = 0.085 * of(faces.eye_size) * (1 + 0.85 * unit["upper_lid_raiser"] - 0.40 * unit["lid_tightener"] - 0.25 * unit["cheek_raiser"]
-                                            - 0.25 * unit["nose_wrinkler"])  # fmt: skip
-    open_down = 0.060 * of(faces.eye_size) * (1 + 0.25 * unit["upper_lid_raiser"] - 0.75 * unit["lid_tightener"]
-                                              - 0.95 * unit["cheek_raiser"] - 0.5 * unit["nose_wrinkler"])  # fmt: skip
+    raised, tight, cheek, wrinkled = (
+        unit[name] for name in ("upper_lid_raiser", "lid_tightener", "cheek_raiser", "nose_wrinkler")
+    )  # fmt: skip
+    open_up = 0.085 * of(faces.eye_size) * (1 + 0.85 * raised - 0.40 * tight - 0.25 * cheek - 0.25 * wrinkled)
+    open_down = 0.060 * of(faces.eye_size) * (1 + 0.25 * raised - 0.75 * tight - 0.95 * cheek - 0.5 * wrinkled)
     y = canvas.fy + 0.14 - tilt
     inside = np.maximum(np.maximum(-(y + open_up * arch), y - open_down * arch), np.abs(dx) - half)
     canvas.paint(canvas.cover(inside), np.minimum(skin * 1.1 + 55, 240))

@@ -43,7 +43,7 @@ def read(path: Path) -> Pictures:
     for line, fields in file.rows():
         if at_pixels < 0:
             hint = "; `train.csv` and `test.csv` of the competition lack Usage: take fer2013.csv or icml_face_data.csv"
-            at_usage, at_pixels = textfile.columns(file, fields, ("Usage", "pixels"), hint)
+            at_pixels, at_usage = textfile.columns(file, fields, ("pixels", "Usage"), hint)
             width = len(fields)
             continue
         try:
