@@ -30,6 +30,8 @@ from fer_lab.core import console
 from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound, Refused
 
 if TYPE_CHECKING:
+    from fer_lab.data.faces import FaceDataset
+    from fer_lab.measure.candidates import Candidate
     from fer_lab.measure.comparison import Comparison
     from fer_lab.tracking.ledger import Entry, Ledger
     from fer_lab.tracking.registry import Resolved
@@ -43,7 +45,7 @@ MODELS = ("fer-ferplus-8", "fer-ferplus-5", "fer-synthetic-8")
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     text = argparse.ArgumentParser(
-        prog="fer_lab.promote", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m fer_lab.promote", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = text.add_argument
     add("model", nargs="?", help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or a bundle folder (default: the challenger)")
@@ -95,11 +97,13 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     name, version = _registered(store, resolved, write=not args.dry_run)
     comparison = evidence.read(args.comparison, store.home) if args.comparison else None
     if comparison is None:
-        comparison = evidence.newest(store.home, resolved.bundle, runtime)
+        comparison = evidence.newest(store.home, resolved.bundle, runtime, against=(name, _champion(store, name)))
         if comparison is not None:
             console.note(f"evidence: comparison {comparison.id} of {comparison.created}")
     if comparison is None:
-        resolved, name, version, comparison = _measure(store, resolved, runtime, args)
+        if version is not None and resolved.version is None:
+            resolved = registry.resolve(f"models:/{name}/{version}", store)
+        resolved, version, comparison = _measure(store, resolved, name, runtime, write=not args.dry_run)
     row = evidence.row_of(comparison, resolved.bundle, runtime)
     if row is None:
         raise InputError(_not_measured(comparison, resolved, runtime))
@@ -262,15 +266,75 @@ def _not_measured(comparison: Comparison, resolved: Resolved, runtime: str) -> s
     )
 
 
-def _measure(
-    store: Store, resolved: Resolved, runtime: str, args: argparse.Namespace
-) -> tuple[Resolved, str, int | None, Comparison]:
-    """Export and compare when there is no evidence yet."""
-    where = store.home / "comparisons"
-    raise InputError(
-        f"no comparison below {where} measured the {runtime} artifact of {resolved.ref_shown} on the test split. "
-        f"Run: python -m fer_lab.compare {resolved.ref_shown} --runtimes {runtime}"
+def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write: bool) -> tuple[Resolved, int | None, Comparison]:
+    """Make the evidence that is missing: export when the bundle lacks the runtime, then compare with the champion.
+
+    Returns the model that was measured (after an export, another version) and the comparison.
+    """
+    from fer_lab.data import faces
+    from fer_lab.measure.conduct import Request, conduct
+    from fer_lab.tracking import registry
+
+    lacking = runtime.partition(":")[0] not in resolved.bundle.runtimes
+    if not write:
+        holds = (
+            f"{resolved.ref_shown} holds no {runtime}"
+            if lacking
+            else f"the {runtime} artifact of {resolved.ref_shown} was not compared"
+        )
+        verb = "export" if lacking else "compare"
+        raise NotFound(
+            f"{holds}, and a dry run changes nothing. Run: python -m fer_lab.{verb} {resolved.ref_shown} --runtimes {runtime}"
+        )
+    card = resolved.bundle.card
+    dataset = faces.resolve(card.dataset, store.home)
+    version = resolved.version
+    if lacking:
+        resolved, version = _export(store, resolved, name, runtime, dataset)
+    champion = _champion(store, name)
+    console.note(
+        f"evidence: none for this artifact; comparing {resolved.ref_shown} with {_said(champion)} as champion on {dataset.name}"
     )
+    candidates = [_candidate(resolved)]
+    runtimes: tuple[str, ...] | None = (runtime,)
+    if champion is not None and champion != version:
+        reference = registry.resolve(f"models:/{name}/{champion}", store)
+        candidates.insert(0, _candidate(reference))
+        if runtime.partition(":")[0] not in reference.bundle.runtimes:
+            runtimes = None  # the champion ships in another runtime: each in all it holds
+    ledger = _ledger(store, name)
+    request = Request(protocol=card.protocol, runtimes=runtimes, batches=(1,), robustness=False, end_to_end=False)
+    comparison, folder = conduct(
+        candidates, dataset, request, home=store.home, progress=console.note,
+        count_look=lambda identity: ledger.count_look(card.backbone, dataset.fingerprint, identity),
+    )  # fmt: skip
+    console.note(f"evidence: {folder}; its report: python -m fer_lab.compare --replay {folder}")
+    return resolved, version, comparison
+
+
+def _export(store: Store, resolved: Resolved, name: str, runtime: str, dataset: FaceDataset) -> tuple[Resolved, int]:
+    """Export one runtime and register the new version, which takes over @challenger when the old one held it."""
+    from fer_lab.convert.export import export_bundle
+    from fer_lab.tracking import registry
+
+    console.note(f"export: {resolved.ref_shown} holds no {runtime}; exporting it")
+    result = export_bundle(
+        resolved.bundle, dataset, [runtime.partition(":")[0]], store.home / "exports" / name, exported_from=resolved.ref_shown,
+        progress=console.note,
+    )  # fmt: skip
+    if result.refused:
+        raise Refused(f"export refused {runtime}: " + "; ".join(result.refused.values()))
+    made = registry.register(store, result.folder, run_id=resolved.run_id, name=name, tags={"exported_from": str(resolved.version)})
+    if registry.aliases(store, name).get("challenger") == resolved.version:
+        registry.set_alias(store, name, "challenger", made.version)
+    console.note(f"export: registered {made.uri}")
+    return registry.resolve(made.uri, store), made.version
+
+
+def _candidate(resolved: Resolved) -> Candidate:
+    from fer_lab.measure.candidates import Candidate
+
+    return Candidate(resolved.ref_shown, resolved.bundle, resolved.name, resolved.version, resolved.run_id)
 
 
 def _name_of(store: Store, model: str | None, alias: str) -> str:

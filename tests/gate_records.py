@@ -37,9 +37,10 @@ def good_row(model: str = CHALLENGER, runtime: str = "openvino", digest: str = "
     return replace(row, **changes)
 
 
-def parity(flips: int, change: float, refused: str | None = None) -> dict[str, Any]:
+def parity(flips: int, change: float, state: str = "verified") -> dict[str, Any]:
     """An entry of parity.json."""
-    return {"n": 1000, "max_dp": 1e-6, "flips": [{"name": f"face{i}"} for i in range(flips)], "change": change, "refused": refused}
+    named = [{"name": f"face{i}"} for i in range(flips)]
+    return {"state": state, "n": 1000, "max_dp": 1e-6, "flips": named, "change": change}
 
 
 def verdict(aspect: str, low: float, high: float, n: int = 300, word: str = "undecided") -> Verdict:

@@ -26,12 +26,17 @@ def folder_of(home: Path) -> Path:
 
 
 def row_of(comparison: Comparison, bundle: Bundle, runtime: str) -> Row | None:
-    """Return the row that measured this bundle in this runtime, or None. Rows that aggregate seeds do not count."""
+    """Return the row that measured this bundle in this runtime, or None. Rows that aggregate seeds do not count.
+
+    Two versions may hold the same runtime files (exported twice): the row of the very bundle comes first.
+    """
     digest = bundle.runtime_digest(runtime.partition(":")[0])
-    for row in comparison.rows:
-        if row.runtime == runtime and row.digest == digest and row.seeds is None and _same_meaning(row, bundle):
-            return row
-    return None
+    fitting = [
+        row
+        for row in comparison.rows
+        if row.runtime == runtime and row.digest == digest and row.seeds is None and _same_meaning(row, bundle)
+    ]
+    return min(fitting, key=lambda row: row.bundle_digest != bundle.digest, default=None)
 
 
 def read(where: str, home: Path) -> Comparison:
@@ -49,10 +54,16 @@ def read(where: str, home: Path) -> Comparison:
     raise NotFound(f"no comparison {where!r}: not a path, and not below {folder_of(home)}. Run: python -m fer_lab.compare MODEL…")
 
 
-def newest(home: Path, bundle: Bundle, runtime: str) -> Comparison | None:
-    """Return the newest comparison on the test split that measured this bundle in this runtime, or None."""
+def newest(home: Path, bundle: Bundle, runtime: str, against: tuple[str, int | None]) -> Comparison | None:
+    """Return the newest comparison on the test split that measured this bundle in this runtime, or None.
+
+    `against` is the registered name and its champion (None: none yet); comparisons whose reference that champion is come
+    first, so that a later comparison with something else does not hide the one that counts.
+    """
+    if runtime.partition(":")[0] not in bundle.runtimes:
+        return None
     fitting = [c for c in all_of(home) if c.split == "test" and row_of(c, bundle, runtime) is not None]
-    return max(fitting, key=lambda c: c.created, default=None)
+    return max(fitting, key=lambda c: ((c.reference.name, c.reference.version) == against, c.created), default=None)
 
 
 def all_of(home: Path) -> Iterator[Comparison]:

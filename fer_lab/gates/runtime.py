@@ -30,8 +30,9 @@ def _parity(comparison: Comparison, row: Row, params: ParityParams) -> GateVerdi
     record: dict[str, Any] = dict(row.parity or {})
     if not record:
         return GateVerdict("parity", False, f"{row.runtime} was never verified (no entry in parity.json)", required)
-    if record.get("refused"):
-        return GateVerdict("parity", False, f"export refused it: {record['refused']}", required)
+    if record.get("state") != "verified":
+        reason = record.get("reason") or "nobody says why"
+        return GateVerdict("parity", False, f"{row.runtime} is {record.get('state') or 'unmeasured'}: {reason}", required)
     n, change, flips = record.get("n"), record.get("change"), record.get("flips")
     count = len(flips) if isinstance(flips, list | tuple) else flips
     if not is_number(n) or n <= 0 or not is_number(change) or not is_number(count):

@@ -98,11 +98,11 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
     "parity": {
         "flips": in_row(parity=parity(60, 0.0)),
         "accuracy": in_row(parity=parity(9, -0.02)),
-        "refused by export": in_row(parity=parity(0, 0.0, "accuracy drops")),
+        "refused by export": in_row(parity=parity(0, 0.0, "refused")),
         "not a number": in_row(parity=parity(0, math.nan)),
         "no faces": in_row(parity=parity(0, 0.0) | {"n": 0}),
         "never verified": in_row(parity=None),
-        "half a record": in_row(parity={"max_dp": 0.0}),
+        "half a record": in_row(parity={"state": "verified", "max_dp": 0.0}),
     },
     "latency": {
         "too slow": in_record(profiles=(profile(ms=30.0),)),

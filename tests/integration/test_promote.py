@@ -223,6 +223,29 @@ def test_a_profile_from_another_host_fails_the_latency_gate(
     assert (code, passed["would_promote"]) == (0, True)
 
 
+def test_without_evidence_it_exports_and_compares_first(
+    home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path, trained_bundle: Path, drawn: Any
+) -> None:
+    """A trained network becomes champion in one command: exported, verified, compared on the sealed faces, judged."""
+    import shutil
+
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.ledger import Ledger
+    from fer_lab.tracking.store import open_store
+
+    shutil.copytree(empty_store / "mlruns", home / "mlruns")
+    drawn.save(home / "data" / "synthetic")
+    policy = home / "policy.yaml"
+    gates = "{evidence: {}, parity: {}, size: {}, batch_invariance: {}, licence: {}, latency: {budget_ms: 5000}}"
+    policy.write_text(f"runtime: openvino\ngates: {gates}\nfirst_promotion: {gates}\n")
+    code, result, err = run(capsys, str(trained_bundle), "--policy", str(policy))
+    assert code == 0, err
+    assert (result["promoted"], result["version"], result["runtime"]) == (True, 2, "openvino")
+    store = open_store()
+    assert registry.version_tags(store, NAME, 2)["exported_from"] == "1"
+    assert [entry.kind for entry in Ledger(store, NAME).verify()] == ["look", "promote"]
+
+
 @pytest.mark.slow
 def test_fifty_promoters_of_one_observation_have_exactly_one_winner(home: Path) -> None:
     """All start from "no champion", as separate processes, eight at a time; one wins, 49 are told so, the chain is whole."""
