@@ -1,0 +1,249 @@
+"""The ledger: one winner, no gap, and a champion at every moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from tracking_store import fresh_store, tiny_bundle, together
+
+from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound
+from fer_lab.tracking import registry
+from fer_lab.tracking.ledger import ENTRY_TAG, RUNTIME_TAG, Ledger
+from fer_lab.tracking.registry import aliases, register, version_tags
+from fer_lab.tracking.store import open_store
+
+posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
+forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+NAME = "fer-synthetic-8"
+VERDICTS = [{"gate": "accuracy", "passed": True, "observed": "0.9", "required": "≥ 0.8"}]
+
+
+@pytest.fixture
+def store(home: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A local store with three registered versions."""
+    store = fresh_store(home)
+    for content in "abc":
+        register(store, tiny_bundle(tmp_path / f"bundle-{content}", content), run_id=None)
+    return store
+
+
+@pytest.fixture
+def ledger(store) -> Ledger:  # type: ignore[no-untyped-def]
+    return Ledger(store, NAME)
+
+
+def promote(ledger: Ledger, version: int, expected: int | None, **facts):  # type: ignore[no-untyped-def]
+    return ledger.promote(version, expected=expected, runtime=facts.pop("runtime", "openvino"), **facts)
+
+
+def rewrite(home: Path, statement: str, *values: object) -> None:
+    """Tamper with the database behind MLflow's back."""
+    connection = sqlite3.connect(home / "mlruns" / "mlflow.db")
+    with connection:
+        assert connection.execute(statement, values).rowcount == 1
+    connection.close()
+
+
+def test_a_promotion_moves_the_aliases_and_is_written_down(ledger: Ledger, store) -> None:  # type: ignore[no-untyped-def]
+    first = promote(ledger, 1, None, verdicts=VERDICTS, policy_hash="p" * 64, comparison_id="c1", user="ann")
+    second = promote(ledger, 2, 1, runtime="openvino-int8")
+    assert aliases(store, NAME) == {"champion": 2, "previous": 1}
+    assert version_tags(store, NAME, 2)[RUNTIME_TAG] == "openvino-int8"
+    assert version_tags(store, NAME, 1)[ENTRY_TAG] == f"0:{first.sha256}"
+    assert ledger.verify() == [first, second]
+    assert (first.kind, first.version, first.previous, first.user, first.comparison_id) == ("promote", 1, None, "ann", "c1")
+    assert second.before == first.sha256
+    assert ledger.verdicts(first) == VERDICTS
+    assert ledger.verdicts(second) == []
+    assert ledger.drift() is None
+
+
+def test_a_promoter_who_saw_another_champion_is_told(ledger: Ledger, store) -> None:  # type: ignore[no-untyped-def]
+    promote(ledger, 1, None)
+    for expected in (None, 2, 3):
+        with pytest.raises(Conflict, match="is version 1, not") as caught:
+            promote(ledger, 2, expected)
+        assert caught.value.exit_code == 5
+    assert aliases(store, NAME) == {"champion": 1}
+    assert len(ledger.entries()) == 1
+    with pytest.raises(NotFound, match="no version 9"):
+        promote(ledger, 9, 1)
+
+
+def test_a_refusal_is_recorded_and_moves_nothing(ledger: Ledger, store) -> None:  # type: ignore[no-untyped-def]
+    entry = ledger.refuse(2, expected=None, runtime="onnx", verdicts=VERDICTS, reason="accuracy too low")
+    assert (entry.kind, entry.reason, ledger.verdicts(entry)) == ("refuse", "accuracy too low", VERDICTS)
+    assert aliases(store, NAME) == {}
+
+
+def test_rollback_walks_back_through_the_champions(ledger: Ledger, store) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match="no earlier champion"):
+        ledger.rollback()
+    promote(ledger, 1, None, runtime="onnx")
+    promote(ledger, 2, 1)
+    promote(ledger, 3, 2)
+    assert ledger.rollback().version == 2
+    entry = ledger.rollback()
+    assert (entry.version, entry.previous, entry.runtime) == (1, 2, "onnx")
+    assert aliases(store, NAME) == {"champion": 1, "previous": 2}
+    with pytest.raises(InputError, match="no earlier champion"):
+        ledger.rollback()
+    assert ledger.rollback(to=3).version == 3
+    with pytest.raises(InputError, match="is the champion already"):
+        ledger.rollback(to=3)
+    with pytest.raises(InputError, match=r"version 9 of .* never was champion \(champions so far: 1, 2, 3\)"):
+        ledger.rollback(to=9)
+    assert [e.kind for e in ledger.verify()] == ["promote"] * 3 + ["rollback"] * 3
+
+
+def test_looks_at_the_test_split_are_counted_once_per_comparison(ledger: Ledger) -> None:
+    assert ledger.count_look("fer-synthetic-8", "f1", "c1") == 1
+    assert ledger.count_look("fer-synthetic-8", "f1", "c1") == 1
+    assert ledger.count_look("fer-synthetic-8", "f1", "c2") == 2
+    assert ledger.count_look("foreign", "f1", "c2") == 1
+    assert ledger.count_look("fer-synthetic-8", "f2", "c3") == 1
+    assert (ledger.looks("fer-synthetic-8"), ledger.looks(fingerprint="f1"), ledger.looks()) == (3, 3, 4)
+
+
+def test_a_changed_or_lost_entry_breaks_the_chain(ledger: Ledger, home: Path) -> None:
+    for version, expected in ((1, None), (2, 1), (3, 2)):
+        promote(ledger, version, expected)
+    entry = ledger.entries()[1]
+    where = "WHERE run_uuid = ? AND key = 'entry-000001'"
+    rewrite(home, f"UPDATE params SET value = ? {where}", entry.text.replace('"version":2', '"version":3'), ledger.run_id)
+    with pytest.raises(IntegrityError, match="is broken: entry 2 does not follow entry 1"):
+        ledger.entries()
+    rewrite(home, f"UPDATE params SET value = 'x' {where}", ledger.run_id)
+    with pytest.raises(IntegrityError, match="entry 1 cannot be read"):
+        ledger.entries()
+    rewrite(home, f"DELETE FROM params {where}", ledger.run_id)
+    with pytest.raises(IntegrityError, match="entry 1 is missing"):
+        ledger.promote(1, expected=3, runtime="onnx")
+
+
+def test_a_cut_off_end_is_noticed(ledger: Ledger, home: Path) -> None:
+    promote(ledger, 1, None)
+    promote(ledger, 2, 1)
+    for key in ("entry-000001", "done-000001"):
+        rewrite(home, "DELETE FROM params WHERE run_uuid = ? AND key = ?", ledger.run_id, key)
+    assert len(ledger.entries()) == 1
+    with pytest.raises(IntegrityError, match="has lost entry 1, which made version 2 champion"):
+        ledger.verify()
+
+
+def test_an_alias_moved_past_the_ledger_is_visible(ledger: Ledger, store) -> None:  # type: ignore[no-untyped-def]
+    promote(ledger, 1, None)
+    registry.set_alias(store, NAME, "champion", 3)
+    assert ledger.drift() == (1, 3)
+    assert ledger.recover() is None
+    with pytest.raises(Conflict):
+        promote(ledger, 2, 1)
+
+
+@posix
+@forks
+@pytest.mark.parametrize("locked", [True, False], ids=["one machine", "many machines"])
+def test_of_many_promoters_with_one_observation_one_wins(
+    locked: bool, ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without the file lock, which other machines do not see; looks written meanwhile get in nobody's way."""
+    promote(ledger, 1, None)
+    if not locked:
+        monkeypatch.setattr("fer_lab.tracking.store.Store.lock", lambda self, name: contextlib.nullcontext())
+
+    def work(i: int) -> str:
+        mine = Ledger(open_store(home), NAME)
+        if i >= 6:
+            return f"look {mine.count_look('foreign', 'f', f'c{i}') > 0}"
+        return f"won {promote(mine, 2 + i % 2, 1).version}"
+
+    found = together(8, work)
+    winners = [text for text in found[:6] if text.startswith("won")]
+    assert len(winners) == 1, found
+    assert all("Conflict: " in text for text in found[:6] if text not in winners)
+    assert found[6:] == ["look True"] * 2
+    moves = [entry for entry in ledger.verify() if entry.kind == "promote"]
+    assert f"won {aliases(open_store(home), NAME)['champion']}" == winners[0] == f"won {moves[1].version}"
+    assert aliases(open_store(home), NAME)["previous"] == 1
+
+
+STEPS = ("claim", "claimed", "tag", "previous", "champion", "done", "after")
+
+
+def promote_and_die_at(step: str, home: Path) -> None:
+    """Promote version 2 in a process that kills itself (SIGKILL) at one step."""
+    store = open_store(home)
+    ledger = Ledger(store, NAME)
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    log_param, set_alias = store.client.log_param, store.client.set_registered_model_alias
+
+    def param(run_id: str, key: str, value: str, **rest: object) -> None:
+        moment = {"claim": "entry", "claimed": "entry", "done": "done", "after": "done"}.get(step)
+        hit = moment is not None and key.startswith(moment)
+        if hit and step in ("claim", "done"):
+            die()
+        log_param(run_id, key, value, **rest)
+        if hit:
+            die()
+
+    def alias(name: str, which: str, version: str) -> None:
+        if which == step:
+            die()
+        set_alias(name, which, version)
+
+    store.client.log_param = param
+    store.client.set_registered_model_alias = alias
+    if step == "tag":
+        store.client.set_model_version_tag = die
+    promote(ledger, 2, 1)
+
+
+@posix
+@forks
+@pytest.mark.parametrize("step", STEPS)
+def test_a_promoter_killed_at_any_step_leaves_a_champion(step: str, ledger: Ledger, store, home: Path) -> None:  # type: ignore[no-untyped-def]
+    """The old one or the new one, and the next command makes the ledger agree with it."""
+    promote(ledger, 1, None)
+    process = get_context("fork").Process(target=promote_and_die_at, args=(step, home))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert aliases(store, NAME)["champion"] in (1, 2)
+    finished = ledger.recover()
+    champion = aliases(store, NAME)["champion"]
+    assert champion == (1 if step == "claim" else 2)
+    assert (finished is not None) == (step not in ("claim", "after"))
+    assert ledger.verify()[-1].version == champion
+    assert ledger.drift() is None
+    assert ledger.recover() is None
+    promote(ledger, 3, champion)
+    assert aliases(store, NAME) == {"champion": 3, "previous": champion}
+
+
+def test_a_late_promoter_puts_right_what_it_overwrote(ledger: Ledger, store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Held up between its claim and its move while another machine finishes that move and makes the next one."""
+    promote(ledger, 1, None)
+    monkeypatch.setattr("fer_lab.tracking.store.Store.lock", lambda self, name: contextlib.nullcontext())
+    late = Ledger(store, NAME)
+    finish = late._finish
+
+    def held_up(entry):  # type: ignore[no-untyped-def]
+        monkeypatch.setattr(late, "_finish", finish)
+        other = Ledger(store, NAME)
+        other.recover()
+        promote(other, 3, 2)
+        finish(entry)
+
+    monkeypatch.setattr(late, "_finish", held_up)
+    promote(late, 2, 1)
+    assert aliases(store, NAME) == {"champion": 3, "previous": 2}
+    assert ledger.drift() is None
