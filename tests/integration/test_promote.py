@@ -247,24 +247,24 @@ def test_without_evidence_it_exports_and_compares_first(
 
 
 @pytest.mark.slow
-def test_fifty_promoters_of_one_observation_have_exactly_one_winner(home: Path) -> None:
-    """All start from "no champion", as separate processes, eight at a time; one wins, 49 are told so, the chain is whole."""
+def test_of_twelve_commands_with_one_observation_exactly_one_wins(home: Path) -> None:
+    """All expect "no champion", as separate processes; one wins, the others exit 5, the chain is whole."""
     from concurrent.futures import ThreadPoolExecutor
 
     from fer_lab.tracking.ledger import Ledger
     from fer_lab.tracking.store import open_store
 
-    bundles = [make_bundle(home / f"b{i}", f"b{i}") for i in range(5)]
+    bundles = [make_bundle(home / f"b{i}", f"b{i}") for i in range(3)]
     for i, bundle in enumerate(bundles):
         evidence(home, bundle, id=f"c{i}")
     open_store()
 
     def one(i: int) -> int:
-        command = [sys.executable, "-m", "fer_lab.promote", str(bundles[i % 5].folder), "--expect", "none"]
+        command = [sys.executable, "-m", "fer_lab.promote", str(bundles[i % 3].folder), "--expect", "none"]
         return subprocess.run(command, capture_output=True, env=os.environ | {"FER_LAB_HOME": str(home)}).returncode
 
-    with ThreadPoolExecutor(8) as pool:
-        codes = list(pool.map(one, range(50)))
-    assert sorted(codes) == [0] + [5] * 49
+    with ThreadPoolExecutor(6) as pool:
+        codes = list(pool.map(one, range(12)))
+    assert sorted(codes) == [0] + [5] * 11
     entries = Ledger(open_store(), NAME).verify()
     assert [entry.kind for entry in entries] == ["promote"]

@@ -1,0 +1,85 @@
+"""The documents name only what exists, and their example works."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from gate_records import good_comparison, good_row
+
+import fer_lab
+from fer_lab.core.config import Section, validate
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs/dependencies.md")]
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def functions_of(path: Path) -> set[str]:
+    """Names of the functions that a file defines."""
+    return {node.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_every_test_that_a_document_names_exists(document: Path) -> None:
+    """File and function."""
+    named = NAMED_TEST.findall(document.read_text(encoding="utf-8"))
+    absent = [f"{file}::{function}" for file, function in named if not (ROOT / file).is_file()]
+    absent += [
+        f"{file}::{function}"
+        for file, function in named
+        if function and (ROOT / file).is_file() and function not in functions_of(ROOT / file)
+    ]
+    assert absent == []
+
+
+def test_every_trap_is_guarded() -> None:
+    """Each row of the tables in docs/dependencies.md ends with a test, or says that none guards it."""
+    rows = [line for line in (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    traps = [row for row in rows if not row.startswith("| trap")]
+    assert len(traps) > 15
+    assert [row for row in traps if not NAMED_TEST.search(row.split("|")[-2]) and "not tested" not in row.split("|")[-2]] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    """Links to files of the repository."""
+    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_example_gate_works_as_printed() -> None:
+    """CONTRIBUTING.md's gate is a gate."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    prelude = (
+        "from __future__ import annotations\nfrom pydantic import PositiveFloat\nfrom fer_lab.core.config import Section\n"
+        "from fer_lab.core.types import GateVerdict\nfrom fer_lab.gates.gate import Gate, is_number\n"
+    )
+    scope: dict[str, Any] = {"__name__": "example"}
+    exec(prelude + code[1], scope)
+    gate = scope["GATE"]
+    assert issubclass(gate.params, Section)
+    scope["BudgetParams"].model_rebuild(_types_namespace=scope)
+    params = validate(gate.params, {}, "example")
+    comparison = good_comparison()
+    assert gate.check(comparison, comparison.rows[1], params).passed
+    assert not gate.check(comparison, good_row(card={}), params).passed
+    assert not gate.check(comparison, good_row(card={"parameters": 20_000_000}), params).passed
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """CITATION.cff is YAML and names the version."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["cff-version"], citation["version"], citation["license"]) == ("1.2.0", fer_lab.__version__, "MIT")
+
+
+def test_the_architecture_shows_every_package() -> None:
+    """The house in ARCHITECTURE.md is the house on disk."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in (ROOT / "fer_lab").glob("*/__init__.py")}
+    assert {package for package in packages if f"  {package}/" not in text} == set()
