@@ -6,6 +6,7 @@ size and speed. Keys: q/Esc quit, space pause, s snapshot, r record, d detector,
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,10 @@ def show(
     window = Window(pipeline, outputs, seconds)
     if on_ready is not None:
         window.root.after(0, lambda: on_ready(window))
-    window.run()
+    try:
+        window.run()
+    finally:
+        window.release()
     if window.error is not None:
         raise window.error
 
@@ -91,6 +95,12 @@ class Window:
         """End the window."""
         self.pipeline.stop()
         self.root.destroy()
+
+    def release(self) -> None:
+        """Drop everything of Tk here: collected later in another thread, it would abort the process."""
+        for name in ("root", "view", "panel", "hud", "status", "banner", "_photo", "_input_photo"):
+            setattr(self, name, None)
+        gc.collect()
 
     def pause(self) -> None:
         """Stop or continue."""

@@ -27,7 +27,7 @@ def fill(home: Path) -> tuple[str, str]:
     from PIL import Image
 
     store = fresh_store(home)
-    study = store.start_run("quickstart", "quickstart-study", tags={"kind": "study"})
+    study = store.start_run("quickstart", "quickstart-study", tags={"fer.kind": "study"})
     for number in range(3):
         trial = store.start_run("quickstart", f"trial-{number}", parent=study.id, params={"train.lr": str(10.0**-number)})
         for epoch in range(5):

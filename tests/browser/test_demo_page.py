@@ -1,0 +1,150 @@
+"""The page in Chromium with a camera fed from a file: clicked through as a person would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+KEEPS = 15_000  # milliseconds
+
+
+def portrait() -> np.ndarray:
+    """NASA's public-domain astronaut before a blurred background, BGR 640×480."""
+    face = pytest.importorskip("skimage.data").astronaut()[:400, 40:440, ::-1]
+    frame = cv2.GaussianBlur(cv2.resize(face, (640, 480)), (0, 0), 30)
+    frame[40:440, 120:520] = face
+    return np.ascontiguousarray(frame)
+
+
+def camera_film(path: Path) -> Path:
+    """Motion JPEG for Chromium's fake camera."""
+    with path.open("wb") as file:
+        for i in range(20):
+            shifted = np.roll(portrait(), 2 * i, axis=1)
+            file.write(cv2.imencode(".jpg", shifted)[1].tobytes())
+    return path
+
+
+def opened(browser: Any, address: str, **options: Any) -> tuple[Any, list[str]]:
+    """The page, and what its console complained about."""
+    context = browser.new_context(permissions=["camera"], **options)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(address)
+    return page, complaints
+
+
+def test_the_camera_is_read_labelled_and_drawn(
+    start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path
+) -> None:
+    """Start, bars, timeline, model input, pause by keyboard, snapshot, stop; no complaint in the console."""
+    film = camera_film(tmp_path / "camera.mjpeg")
+    chromium = browser(
+        "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={film}"
+    )  # fmt: skip
+    page, complaints = opened(chromium, start(bundle, "--detector", "haar", "--search-px", "480"))
+    page.click("#camera")
+    page.wait_for_function("document.querySelector('#bars li.top') !== null", timeout=KEEPS)
+    assert page.inner_text("#sublabel").endswith("sure")
+    assert page.inner_text("#model") == "tiny"
+    page.wait_for_function("parseFloat(document.querySelector('#fps').textContent) > 0", timeout=KEEPS)
+    page.keyboard.press("i")
+    page.wait_for_selector("#inputs canvas", timeout=KEEPS)
+    assert page.evaluate("state.points.length") > 0
+    page.keyboard.press(" ")
+    assert page.get_attribute("#pause", "aria-pressed") == "true"
+    with page.expect_download(timeout=KEEPS) as download:
+        page.keyboard.press("s")
+    assert download.value.suggested_filename.endswith(".png")
+    page.click("#stop")
+    page.wait_for_selector("#welcome", state="visible", timeout=KEEPS)
+    assert complaints == []
+
+
+@pytest.mark.parametrize(("scheme", "width", "height"), [("dark", 1280, 860), ("light", 1280, 860), ("light", 390, 844)])
+def test_a_picture_is_labelled_in_every_look(
+    start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path, scheme: str, width: int, height: int
+) -> None:
+    """An uploaded image in light and dark and at phone width: readable, nothing cut off sideways."""
+    cv2.imwrite(str(tmp_path / "a.jpg"), portrait())
+    page, complaints = opened(
+        browser(), start(bundle, "--search-px", "480"), color_scheme=scheme, viewport={"width": width, "height": height}
+    )  # fmt: skip
+    page.set_input_files("#file", str(tmp_path / "a.jpg"))
+    page.wait_for_function("document.querySelector('#overlay').ariaLabel.includes('face:')", timeout=KEEPS)
+    page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ink = page.evaluate("getComputedStyle(document.querySelector('#label')).color")
+    ground = page.evaluate("getComputedStyle(document.querySelector('.panel')).backgroundColor")
+    assert contrast(ink, ground) > 7
+    assert complaints == []
+
+
+def test_a_file_that_is_no_image_is_told_on_the_page(
+    start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path
+) -> None:
+    """And the welcome comes back."""
+    (tmp_path / "a.png").write_bytes(b"this is no picture")
+    page, _ = opened(browser(), start(bundle))
+    page.set_input_files("#file", str(tmp_path / "a.png"))
+    page.wait_for_function("!document.querySelector('#message').hidden", timeout=KEEPS)
+    assert "not an image" in page.inner_text("#message")
+    assert page.is_visible("#welcome")
+
+
+def test_no_camera_is_told_on_the_page(start: Callable[..., str], browser: Callable[..., Any], bundle: Path) -> None:
+    """A machine without one."""
+    page, _ = opened(browser(), start(bundle))
+    page.click("#camera")
+    page.wait_for_function("!document.querySelector('#message').hidden", timeout=KEEPS)
+    assert "camera" in page.inner_text("#message").lower()
+
+
+def test_the_servers_own_source_is_shown_and_controlled(
+    start: Callable[..., str], browser: Callable[..., Any], bundle: Path
+) -> None:
+    """MJPEG in the picture, bars from the state, pause on the server; a token in the address."""
+    address = start(bundle, "--source", "sample", "--loop", "--token", "s3cret")
+    assert address.endswith("?token=s3cret")
+    page, complaints = opened(browser(), address)
+    page.wait_for_function("document.querySelector('#bars li.top') !== null", timeout=KEEPS)
+    page.wait_for_function("document.querySelector('#still').naturalWidth === 960", timeout=KEEPS)
+    page.keyboard.press(" ")
+    page.wait_for_function("document.querySelector('#pause').ariaPressed === 'true'", timeout=KEEPS)
+    assert complaints == []
+
+
+def test_every_button_is_reached_by_keyboard_and_has_a_name(
+    start: Callable[..., str], browser: Callable[..., Any], bundle: Path
+) -> None:
+    """Tab visits each enabled button; none is nameless."""
+    page, _ = opened(browser(), start(bundle))
+    page.wait_for_function("document.querySelector('#model').textContent === 'tiny'", timeout=KEEPS)
+    enabled = set(
+        page.evaluate("[...document.querySelectorAll('button:not(:disabled)')].filter(b => b.offsetParent).map(b => b.id)")
+    )
+    visited = set()
+    for _ in range(len(enabled) + 2):
+        page.keyboard.press("Tab")
+        visited.add(page.evaluate("document.activeElement.id"))
+    assert enabled <= visited
+    assert page.evaluate("[...document.querySelectorAll('button')].every(b => b.innerText.trim() || b.offsetParent === null)")
+
+
+def contrast(ink: str, ground: str) -> float:
+    """WCAG contrast of two `rgb(…)` colours."""
+
+    def luminance(text: str) -> float:
+        parts = [int(v) / 255 for v in text[text.index("(") + 1 : text.index(")")].split(",")[:3]]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(ink), luminance(ground)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
