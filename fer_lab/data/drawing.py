@@ -220,9 +220,9 @@ def _brow(canvas: _Canvas, faces: Faces, unit: dict[str, Array], side: float) ->
     inner = 0.13 - 0.055 * unit["brow_lowerer"]
     outer = of(faces.eye_distance) + 0.25
     s = (canvas.fx * side - inner) / (outer - inner)
-    lowered = 0.09 * unit["brow_lowerer"] + 0.05 * unit["nose_wrinkler"]
-    at_nose = -0.345 - 0.15 * unit["inner_brow_raiser"] + lowered * 1.15
-    at_temple = -0.335 - 0.13 * unit["outer_brow_raiser"] + lowered * 0.15 + 0.03 * unit["inner_brow_raiser"]
+    lowered = 0.105 * unit["brow_lowerer"] + 0.05 * unit["nose_wrinkler"]
+    at_nose = -0.345 - 0.18 * unit["inner_brow_raiser"] + lowered * 1.15
+    at_temple = -0.335 - 0.16 * unit["outer_brow_raiser"] + lowered * 0.15 + 0.03 * unit["inner_brow_raiser"]
     bow = (0.07 * of(faces.brow_arch) + 0.06 * unit["outer_brow_raiser"] - 0.03 * unit["brow_lowerer"]) * 4
     curve = at_nose + (at_temple - at_nose) * s - bow * s * (1 - s)
     slope = (at_temple - at_nose - bow * (1 - 2 * s)) / (outer - inner)
@@ -256,8 +256,8 @@ def _mouth(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
     t = x / half
     # A one-sided pull lifts one corner only: the contempt of EMFACS (AU 12 or 14 on one side).
     share = np.where(alone == 0, 1.0, np.clip(0.5 + 0.9 * alone * t, 0, 1.15))
-    lift = 0.135 * pull * share + 0.05 * unit["dimpler"] * share
-    drop = 0.105 * unit["lip_corner_depressor"] + 0.03 * stretch + 0.05 * unit["chin_raiser"]
+    lift = 0.175 * pull * share + 0.05 * unit["dimpler"] * share
+    drop = 0.145 * unit["lip_corner_depressor"] + 0.03 * stretch + 0.05 * unit["chin_raiser"]
     middle = 0.50 + 0.02 * pull - 0.035 * unit["chin_raiser"]
     line = middle + (drop - lift) * t**2
     arch = np.clip(1 - t**2, 0, 1)
@@ -266,7 +266,7 @@ def _mouth(canvas: _Canvas, faces: Faces, unit: dict[str, Array]) -> None:
     root = np.sqrt(arch)
     square = arch + np.maximum(bare, unit["teeth"]).clip(0, 1) * (root - arch)  # bared teeth make the mouth square
     upper = line - (0.030 * part + 0.045 * jaw + 0.055 * bare * part + 0.012 * bare) * square
-    lower = line + (0.050 * part + 0.190 * jaw + 0.02 * unit["teeth"] * part) * square
+    lower = line + (0.050 * part + 0.215 * jaw + 0.02 * unit["teeth"] * part) * square
     inside = np.maximum(np.maximum(upper - canvas.fy, canvas.fy - lower), np.abs(x) - half)
     lip = of(faces.lips) * (1 - 0.55 * unit["lip_tightener"] - 0.2 * pull - 0.25 * stretch)
     full = 0.4 * arch + 0.6 * root

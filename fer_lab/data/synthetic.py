@@ -67,7 +67,7 @@ def draw(n: int = COUNT, seed: int = 0) -> FaceDataset:
     occluded[repeats[0]], turned[repeats[0]] = occluded[repeats[1]], turned[repeats[1]]
     slices = {
         "occlusion": tuple(names[i] for i in np.flatnonzero(occluded > 0)),
-        "pose30": tuple(names[i] for i in np.flatnonzero(np.abs(turned) > 0.65)),
+        "pose30": tuple(names[i] for i in np.flatnonzero(np.abs(turned) > 0.5)),
     }
     return FaceDataset(NAME, NAME, pixels, votes, _splits(expressions, rng), names, slices)
 
@@ -150,23 +150,23 @@ def _scene(
 
     visible = 1 - some(0.008)
     loose = 0.25 if posed else 1.0
-    skin = uniform(95, 215)
+    skin = uniform(115, 215)
     dark_hair = uniform(20, 90)
     scene = drawing.Faces(
         units=units, one_sided=one_sided, visible=visible,
-        x=normal(0, 0.05 * loose, -0.14, 0.14), y=normal(0.06, 0.04 * loose, -0.05, 0.16),
-        size=normal(0.80, 0.05 * loose, 0.66, 0.92),
-        roll=normal(0, 0.12 * loose, -0.4, 0.4), yaw=normal(0, 0.32 * loose, -1, 1), pitch=normal(0, 0.35 * loose, -1, 1),
+        x=normal(0, 0.05 * loose, -0.14, 0.14), y=normal(0.04, 0.04 * loose, -0.05, 0.16),
+        size=normal(0.74 if posed else 0.88, 0.04 * loose, 0.7 if posed else 0.76, 0.98),
+        roll=normal(0, 0.09 * loose, -0.4, 0.4), yaw=normal(0, 0.26 * loose, -1, 1), pitch=normal(0, 0.28 * loose, -1, 1),
         width=uniform(0.70, 0.84), jaw=uniform(0.10, 0.36), skin=skin,
         hair=np.where(rng.random(n) < 0.2, uniform(120, 200), dark_hair).astype(np.float32), hairline=uniform(-0.95, -0.58),
         long_hair=np.where(rng.random(n) < 0.4, uniform(0.5, 1.0), 0.0).astype(np.float32),
-        eye_distance=uniform(0.33, 0.42), eye_size=uniform(0.82, 1.2), brow_thickness=uniform(0.022, 0.052),
+        eye_distance=uniform(0.33, 0.42), eye_size=uniform(0.82, 1.2), brow_thickness=uniform(0.028, 0.055),
         brow_arch=uniform(0, 1),
-        nose=uniform(0, 1), mouth_width=uniform(0.27, 0.38), lips=uniform(0.030, 0.075),
-        beard=some(0.16) * uniform(0.3, 1.0), glasses=some(0.13), age=rng.beta(1.2, 2.0, n).astype(np.float32),
+        nose=uniform(0, 1), mouth_width=uniform(0.31, 0.40), lips=uniform(0.030, 0.075),
+        beard=some(0.12) * uniform(0.3, 0.9), glasses=some(0.10), age=rng.beta(1.2, 2.0, n).astype(np.float32),
         background=uniform(40, 225), light_x=uniform(-1, 1), light_y=uniform(-1, 1),
-        contrast=uniform(0.75, 1.2) if not posed else uniform(0.95, 1.05), blur=uniform(0, 0.7) if not posed else uniform(0, 0.3),
-        noise=uniform(1, 7) if not posed else uniform(1, 3),
+        contrast=uniform(0.85, 1.25) if not posed else uniform(0.95, 1.05), blur=uniform(0, 0.5) if not posed else uniform(0, 0.3),
+        noise=uniform(1, 6) if not posed else uniform(1, 3),
         occlusion=some(0.10), occlusion_x=uniform(-0.6, 0.6), occlusion_y=uniform(-0.5, 0.8), occlusion_size=uniform(0.12, 0.28),
         occlusion_tone=uniform(20, 235),
     )  # fmt: skip
@@ -182,7 +182,7 @@ def _developed(scene: drawing.Faces, size_px: int, rng: np.random.Generator) -> 
 
 def _votes(blend: npt.NDArray[np.float64], visible: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Ten votes per face, uint8 [N, 10]: the crowd sees the stronger part more often, and sometimes anything."""
-    seen = blend**2.2
+    seen = blend**2.0
     seen /= seen.sum(axis=1, keepdims=True)
     chances = np.zeros((len(blend), len(VOTE_COLUMNS)))
     chances[:, :8] = 0.93 * seen + 0.05 / 8
