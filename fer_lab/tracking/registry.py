@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_lab.backends.bundle import Bundle, Card, open_bundle
+from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, sha256_of
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, nearest
 from fer_lab.data import faces
@@ -92,6 +92,7 @@ def ensure_model(store: Store, name: str) -> str:
     found = _registered(store, name)
     if found is None:
         run = store.start_run(LEDGER_EXPERIMENT, f"ledger of {name}", tags={"ledger_of": name})
+        run.end()  # parameters can still be added; a run that stays RUNNING would look like a dead worker's
         try:
             with store.errors(f"create the model {name}"):
                 store.client.create_registered_model(name, tags={LEDGER_TAG: run.id})
@@ -229,14 +230,24 @@ def _resolve_run(store: Store, ref: str, cache: Path) -> Resolved:
     run_id = ref.removeprefix("runs:/").removesuffix("/bundle").strip("/")
     if not re.fullmatch(r"[\w-]+", run_id):
         raise InputError(f"{ref!r} is not a run; give runs:/RUN_ID")
-    folder = cache / "runs" / run_id
-    try:
-        store.download_run_folder(run_id, "bundle", folder)
-    except NotFound as error:
-        if "has no folder" not in str(error):
-            raise
-        raise NotFound(f"run {run_id} has no bundle: it did not end well, or it is a study (name one of its children)") from None
-    return Resolved(f"runs:/{run_id}", open_bundle(folder), run_id=run_id)
+    runs = cache / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    os.chmod(cache, 0o700)
+    with tempfile.TemporaryDirectory(dir=runs, prefix=".fetch-") as staging:
+        try:
+            manifest = store.download_run_folder(run_id, f"bundle/{MANIFEST}", Path(staging) / MANIFEST)
+            digest = sha256_of(manifest)
+            folder = runs / f"{run_id}-{digest[:16]}"
+            bundle = _cached(folder, digest)
+            if bundle is None:
+                _rename(store.download_run_folder(run_id, "bundle", Path(staging) / "bundle"), folder)
+        except NotFound as error:
+            if "has no" not in str(error):
+                raise
+            raise NotFound(
+                f"run {run_id} has no bundle: it did not end well, or it is a study (name one of its children)"
+            ) from None
+    return Resolved(f"runs:/{run_id}", bundle or open_bundle(folder), run_id=run_id)
 
 
 def _resolve_offline(ref: str, cache: Path, error: Unreachable) -> Resolved:
@@ -279,11 +290,15 @@ def _fetch(store: Store, uri: str, folder: Path, shown: str) -> None:
                 if is_outage(error):
                     raise
             raise NotFound(f"the files of {shown} are gone from {uri}; register it again") from None
-        try:
-            Path(fetched).replace(folder)
-        except OSError:  # another process fetched the same files meanwhile
-            if not folder.is_dir():
-                raise
+        _rename(Path(fetched), folder)
+
+
+def _rename(fetched: Path, folder: Path) -> None:
+    try:
+        fetched.replace(folder)
+    except OSError:  # another process fetched the same files meanwhile
+        if not folder.is_dir():
+            raise
 
 
 def _remember(cache: Path, ref: str, resolved: Resolved) -> None:

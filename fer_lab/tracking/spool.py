@@ -41,8 +41,10 @@ class Spool:
                 copy = self._files / f"{len(list(self._files.iterdir())):04d}"
                 copy.mkdir()
                 operation["path"] = os.fspath(shutil.copy2(operation["path"], copy / Path(operation["path"]).name))
-            with self._path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps(operation) + "\n")
+            with self._path.open("a+b") as file:
+                if file.tell() and self._path.read_bytes()[-1:] != b"\n":  # a process was killed while it wrote this line
+                    file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
+                file.write(json.dumps(operation).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
 

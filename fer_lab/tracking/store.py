@@ -24,7 +24,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +43,8 @@ PARAMS_PER_BATCH = 100  # MLflow's limits per request
 METRICS_PER_BATCH = 1000
 PARAM_LENGTH = 6000
 LEDGER_EXPERIMENT = "fer-ledger"
-INTERNAL_EXPERIMENTS = {LEDGER_EXPERIMENT, "fer-bundles"}  # nobody wants to look at these first
+INTERNAL_EXPERIMENTS = "fer-"  # the ledger, comparisons, exports: not what one wants to look at first
+STUDIES = "tags.`fer.kind` = 'study'"
 DIGEST_LENGTH = 36  # of a dataset, in MLflow's record
 
 ENVIRONMENT = {
@@ -128,7 +129,7 @@ def open_store(home: Path | None = None) -> Store:
     if not store.local:
         with store.errors("open the store"):
             store.client.search_experiments(max_results=1)
-        store.replay()
+    store.replay()
     _report_stray(store)
     return store
 
@@ -275,12 +276,12 @@ class Store:
             run.log_file(path, "bundle" if below == "." else f"bundle/{below}")
 
     def download_run_folder(self, run_id: str, folder: str, dst: Path) -> Path:
-        """Copy an artifact folder of a run to `dst` (created) and return it. Raises NotFound when the run has none."""
+        """Copy an artifact folder (or one file) of a run to `dst` and return it. Raises NotFound when the run has none."""
         self.run_info(run_id)
         with self.errors(f"list the artifacts of run {run_id}"):
-            present = self.client.list_artifacts(run_id, folder)
-        if not present:
-            raise NotFound(f"run {run_id} has no folder {folder!r}")
+            beside = self.client.list_artifacts(run_id, folder.rpartition("/")[0] or None)
+        if folder not in {item.path for item in beside}:
+            raise NotFound(f"run {run_id} has no {folder!r}")
         with self.errors(f"download {folder} of run {run_id}"), tempfile.TemporaryDirectory(dir=_made(dst.parent)) as staging:
             fetched = Path(self.client.download_artifacts(run_id, folder, staging))
             _move_into_place(fetched, dst)
@@ -291,7 +292,7 @@ class Store:
         sent = 0
         for spool in waiting(self.spool_folder):
             try:
-                sent += spool.replay(Applier(self, spool.run_id, resumed=True))
+                sent += spool.replay(_forgiving(Applier(self, spool.run_id, resumed=True), spool.run_id))
             except Exception as error:
                 note(f"note: what waits for run {spool.run_id} could not be sent yet ({type(error).__name__})")
         if sent:
@@ -395,7 +396,7 @@ class Run:
         if not reachable(self._store.uri):
             return False
         try:
-            sent = self._spool.replay(self._apply)
+            sent = self._spool.replay(_forgiving(self._apply, self.id))
         except Exception as error:
             if not is_outage(error):
                 with self._store.errors(f"log to run {self.id}"):
@@ -460,11 +461,25 @@ class Applier:
         self._client.set_terminated(self._run_id, operation["status"], operation["time"])
 
 
+def _forgiving(apply: Applier, run_id: str) -> Callable[[Operation], None]:
+    """Leave out, and say so, what the store refuses (the run was deleted meanwhile), so that the rest is not held up."""
+
+    def attempt(operation: Operation) -> None:
+        try:
+            apply(operation)
+        except Exception as error:
+            if is_outage(error) or type(error).__module__.partition(".")[0] != "mlflow":
+                raise
+            note(f"note: {operation['op']} of run {run_id} was refused and is lost: {redact(' '.join(str(error).split()))[:200]}")
+
+    return attempt
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether `error` means that the store is away for the moment (as opposed to a refusal)."""
     module = type(error).__module__.partition(".")[0]
     if module == "mlflow":
-        return getattr(error, "error_code", None) in OUTAGE_CODES and "artifact" not in type(error).__name__.lower()
+        return getattr(error, "error_code", None) in OUTAGE_CODES
     if module == "requests":
         response = getattr(error, "response", None)
         return response is None or response.status_code >= 500 or response.status_code == 429
@@ -631,20 +646,21 @@ def _made(folder: Path) -> Path:
 
 
 def _move_into_place(source: Path, target: Path) -> None:
-    """Rename a fetched folder to its name, replacing an older one."""
+    """Rename a fetched folder or file to its name, replacing an older one."""
     import shutil
 
-    if target.exists():
+    if target.is_dir():
         shutil.rmtree(target)
+    target.unlink(missing_ok=True)
     shutil.move(source, target)
 
 
 def newest_study(store: Store) -> str | None:
-    """The experiment id of the newest run that has no parent (a study, or a single run), or None in an empty store."""
+    """The experiment id of the newest study, or of the newest run when there is no study; None in an empty store."""
     with store.errors("find the newest study"):
-        experiments = [e for e in store.client.search_experiments() if e.name not in INTERNAL_EXPERIMENTS]
-        if not experiments:
-            return None
-        ids = [e.experiment_id for e in experiments]
-        newest = store.client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"])
-    return str(newest[0].info.experiment_id) if newest else None
+        ids = [e.experiment_id for e in store.client.search_experiments() if not e.name.startswith(INTERNAL_EXPERIMENTS)]
+        for query in (STUDIES, ""):
+            newest = store.client.search_runs(ids, query, max_results=1, order_by=["attributes.start_time DESC"]) if ids else []
+            if newest:
+                return str(newest[0].info.experiment_id)
+    return None

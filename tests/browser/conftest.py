@@ -61,9 +61,9 @@ def browser() -> Iterator[Callable[..., Any]]:
             one.close()
 
 
-@pytest.fixture
-def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A private X display by Xvfb."""
+@pytest.fixture(scope="session")
+def display() -> Iterator[str]:
+    """A private X display by Xvfb, one for all: Tk keeps its connection and ends the process when the display goes."""
     pytest.importorskip("tkinter")
     if shutil.which("Xvfb") is None:
         pytest.skip("no Xvfb on this machine (apt install xvfb)")
@@ -74,7 +74,12 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     os.close(writing)
     with os.fdopen(reading) as answer:
         name = f":{answer.readline().strip()}"
-    monkeypatch.setenv("DISPLAY", name)
+    before = os.environ.get("DISPLAY")
+    os.environ["DISPLAY"] = name
     yield name
+    if before is None:
+        del os.environ["DISPLAY"]
+    else:
+        os.environ["DISPLAY"] = before
     server.terminate()
     server.wait(timeout=10)

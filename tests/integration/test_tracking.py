@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tracking_store import fresh_store, free_port, tiny_bundle, together
+from tracking_store import free_port, fresh_store, tiny_bundle, together
 
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.tracking import store as module
@@ -150,6 +150,18 @@ def test_an_outage_is_spooled_and_replayed_once_in_order(
     assert waiting(store.spool_folder) == []
 
 
+def test_what_the_store_refuses_later_does_not_hold_up_the_rest(store, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    run, gone = store.start_run("s", "r"), store.start_run("s", "gone")
+    for target in (gone, run):
+        Spool(store.spool_folder, target.id).append({"op": "tags", "tags": {"a": "1"}})
+        Spool(store.spool_folder, target.id).append({"op": "end", "status": "FINISHED", "time": 1})
+    store.client.delete_run(gone.id)
+    open_store(store.home)
+    assert f"tags of run {gone.id} was refused and is lost" in capsys.readouterr().err
+    assert (store.run_info(run.id)["status"], store.run_info(run.id)["tags"]["a"]) == ("FINISHED", "1")
+    assert waiting(store.spool_folder) == []
+
+
 def test_a_run_catches_up_by_itself_when_the_store_is_back(store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     run = store.start_run("s", "r")
     real = store.client.log_batch
@@ -232,7 +244,10 @@ def test_a_file_that_is_no_store_is_refused_and_left_alone(home: Path) -> None:
 def test_a_stray_store_is_reported(store, home: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     (home / "mlflow.db").touch()
     open_store(home)
-    assert f"stray store: an MLflow call without a tracking URI made it. Set MLFLOW_TRACKING_URI={store.uri}" in capsys.readouterr().err
+    assert (
+        f"stray store: an MLflow call without a tracking URI made it. Set MLFLOW_TRACKING_URI={store.uri}"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_bundle_is_uploaded_manifest_last_and_comes_back(store, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -248,7 +263,9 @@ def test_a_bundle_is_uploaded_manifest_last_and_comes_back(store, home: Path, mo
     back = store.download_run_folder(run.id, "bundle", home / "back")
     files = {p.relative_to(bundle): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     assert {p.relative_to(back): p.read_bytes() for p in back.rglob("*") if p.is_file()} == files
-    with pytest.raises(NotFound, match="has no folder 'nope'"):
+    one = store.download_run_folder(run.id, "bundle/card.json", home / "one.json")
+    assert one.read_bytes() == (bundle / "card.json").read_bytes()
+    with pytest.raises(NotFound, match="has no 'nope'"):
         store.download_run_folder(run.id, "nope", home / "x")
 
 
