@@ -73,11 +73,15 @@ def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     if seeds is None:
         return _one(config, dataset, store, stop, command=_command(words))
     from fer_lab.core.config import dump_yaml, flatten
+    from fer_lab.search.tracked import CONFIG, work_folder
 
     tags = {"fer.seeds": ",".join(map(str, seeds)), "fer.command": _command([*words, "--seeds", args.seeds])}
     tags["mlflow.note.content"] = f"Reproduce:\n\n    {tags['fer.command']}\n"
     parent = store.start_run(dataset.name, config.name, tags=tags, params=flatten(config))
-    parent.log_text(dump_yaml(config), "config.yaml")
+    parent.log_text(dump_yaml(config), CONFIG)
+    folder = work_folder(store, parent.id)
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(dump_yaml(config), encoding="utf-8", newline="\n")  # for --resume
     return _many(config, seeds, words, dataset, store, stop, parent)
 
 
@@ -112,6 +116,7 @@ def _many(
 
     from fer_lab.core.config import with_values
     from fer_lab.core.errors import Interrupted
+    from fer_lab.search.tracked import work_folder
 
     children = {child["tags"].get("fer.seed"): child for child in store.children(parent.id)}
     figures: dict[int, dict[str, float]] = {}
@@ -141,6 +146,7 @@ def _many(
     sd = {name: statistics.stdev(figures[seed][name] for seed in seeds) if len(seeds) > 1 else 0.0 for name in names}
     parent.log_metrics(0, {f"mean/{n}": v for n, v in mean.items()} | {f"sd/{n}": v for n, v in sd.items()})
     parent.end("FINISHED")
+    shutil.rmtree(work_folder(store, parent.id), ignore_errors=True)
     rows = [
         [name, f"{mean[name]:.4f} ± {sd[name]:.4f}", *(f"{figures[s][name]:.4f}" for s in seeds)] for name in SHOWN if name in mean
     ]
@@ -184,8 +190,7 @@ def _tracked(
 
 def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
-    from fer_lab.core.errors import InputError, NotFound
-    from fer_lab.search.tracked import CONFIG, work_folder
+    from fer_lab.core.errors import InputError
     from fer_lab.tracking.store import open_store
 
     overrides = [text for text in (args.config, *args.overrides) if text]
@@ -197,18 +202,25 @@ def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
         raise InputError(f"run {args.resume} is finished; there is nothing to resume")
     command = str(info["tags"].get("fer.command", ""))
     if seeds := info["tags"].get("fer.seeds"):
-        folder = store.download_run_folder(args.resume, CONFIG, work_folder(store, args.resume) / CONFIG)
-        config = load_run_config(folder, overrides)
+        config = load_run_config(_config_of(store, args.resume, command), overrides)
         words = shlex.split(command.removeprefix("python -m fer_lab.train "))
         words = words[: words.index("--seeds")] if "--seeds" in words else []
         chosen = [int(seed) for seed in str(seeds).split(",")]
         return _many(config, chosen, words, _checked(config), store, stop, store.resume_run(args.resume))
-    folder = work_folder(store, args.resume)
-    if not (folder / CONFIG).is_file():
-        raise NotFound(f"run {args.resume} has no checkpoints at {folder}; resume it where it ran, or start it again: {command}")
-    config = load_run_config(folder / CONFIG, overrides)
+    config = load_run_config(_config_of(store, args.resume, command), overrides)
     dataset = _checked(config)
     return _one(config, dataset, store, stop, command=command, run=store.resume_run(args.resume))
+
+
+def _config_of(store: Store, run_id: str, command: str) -> Path:
+    """Return the configuration file that an unfinished run left beside its checkpoints."""
+    from fer_lab.core.errors import NotFound
+    from fer_lab.search.tracked import CONFIG, work_folder
+
+    folder = work_folder(store, run_id)
+    if not (folder / CONFIG).is_file():
+        raise NotFound(f"run {run_id} has no checkpoints at {folder}; resume it where it ran, or start it again: {command}")
+    return folder / CONFIG
 
 
 def _checked(config: RunConfig) -> FaceDataset:

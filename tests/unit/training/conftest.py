@@ -1,35 +1,17 @@
-"""A backbone of three layers, so that a whole training run takes a second."""
+"""A tiny backbone, a few faces, and configurations for both."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-TINY = "tiny"
-
-
-def build_tiny(backbone: str, *, classes: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0, **_: Any) -> Any:
-    """A convolution, a batch norm, dropout, a classifier: one of everything that has state or randomness."""
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 5, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Dropout(drop_rate), nn.Linear(32, classes),
-    )  # fmt: skip
+from tiny_backbone import register_tiny
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a registered tiny backbone."""
-    from fer_lab.models import backbones
-    from fer_lab.models.family import Family
-
-    family = Family("tiny", (TINY,), 32, build_tiny, lambda backbone: (0.5, 0.25))
-    real = backbones._families()
-    monkeypatch.setattr(backbones, "_families", lambda: real | {TINY: family})
-    return TINY
+    return register_tiny(monkeypatch)
 
 
 @pytest.fixture
@@ -54,10 +36,3 @@ def settings(tiny: str) -> Any:
         return load_run_config(None, [*base, *overrides])
 
     return make
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,91 @@
+"""Stopped by a signal, resumed by run id: the same weights as a run that was never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_train import SMALL, lab, run
+
+from fer_lab.training.progress import Progress
+
+__all__ = ["lab"]  # the fixture
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sends a real signal to this process after a step of an epoch, once."""
+    if os.name != "posix":
+        pytest.skip("os.kill delivers no signal handler on Windows")
+
+    def arm(number: int, epoch: int, step: int) -> None:
+        real = Progress.on_step
+
+        def on_step(self: Progress, now: int, done: int, steps: int) -> None:
+            real(self, now, done, steps)
+            if (now, done) == (epoch, step):
+                monkeypatch.setattr(Progress, "on_step", real)
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Progress, "on_step", on_step)
+
+    return arm
+
+
+def test_a_stopped_run_is_killed_in_the_store_and_resumes_to_the_same_weights(
+    lab: Path, capsys: pytest.CaptureFixture[str], signal_at: Any
+) -> None:
+    """SIGTERM gives 143, Ctrl-C 130; each epoch is logged once; a finished run is not resumed."""
+    from fer_lab.tracking.registry import resolve
+    from fer_lab.tracking.store import open_store
+
+    arguments = [*SMALL, "train.epochs=3", "augment.mixup=0.2"]
+    _, whole, _ = run(capsys, *arguments)
+    signal_at(signal.SIGTERM, 1, 3)
+    code, _, err = run(capsys, *arguments)
+    assert code == 143
+    run_id = err.strip().split()[-1]
+    assert f"--resume {run_id}" in err
+    store = open_store()
+    assert store.run_info(run_id)["status"] == "KILLED"
+    signal_at(signal.SIGINT, 2, 1)
+    code, _, _ = run(capsys, "--resume", run_id)
+    assert code == 130
+    code, resumed, err = run(capsys, "--resume", run_id)
+    assert code == 0, err
+    assert resumed["run_id"] == run_id
+    assert store.run_info(run_id)["status"] == "FINISHED"
+    a, b = (resolve(f"runs:/{r['run_id']}", store).bundle for r in (whole, resumed))
+    assert a.files["weights.safetensors"] == b.files["weights.safetensors"]
+    assert a.card.temperature == b.card.temperature
+    steps = [m.step for m in store.client.get_metric_history(run_id, "val/accuracy")]
+    assert steps == [0, 1, 2]
+    code, _, err = run(capsys, "--resume", run_id)
+    assert code == 2
+    assert "nothing to resume" in err
+
+
+def test_several_seeds_resume_where_they_stopped(lab: Path, capsys: pytest.CaptureFixture[str], signal_at: Any) -> None:
+    """Finished children are kept, the stopped one continues."""
+    signal_at(signal.SIGTERM, 0, 2)
+    arguments = [*SMALL, "train.epochs=1"]
+    code, _, err = run(capsys, *arguments, "--seeds", "0,1")
+    assert code == 143
+    parent = err.strip().split()[-1]
+    code, result, err = run(capsys, "--resume", parent)
+    assert code == 0, err
+    assert result["run_id"] == parent
+    assert len(set(result["runs"])) == 2
+
+
+def test_a_run_that_is_not_here_cannot_be_resumed(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown id, and a configuration beside --resume."""
+    code, _, err = run(capsys, "--resume", "0" * 32)
+    assert code == 2
+    assert "no run" in err
+    code, _, err = run(capsys, "some.yaml", "--resume", "0" * 32)
+    assert code == 2
+    assert "give no file" in err

@@ -1,0 +1,132 @@
+"""The verb train: what a run leaves, what several seeds leave, what is refused before anything exists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_backbone import register_tiny
+
+from fer_lab import train
+from fer_lab.core.config import load_run_config
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SMALL = [
+    "model.backbone=tiny", "data.dataset=synthetic", "data.subset=200", "train.epochs=2", "train.image_size=32",
+    "train.batch_size=32", "train.device=cpu", "train.threads=1", "train.precision=float32", "train.stages=[]",
+]  # fmt: skip
+
+RECIPES = [*sorted(EXPERIMENTS.glob("seed/*.yaml")), EXPERIMENTS / "ferplus8_b0.yaml"]
+
+
+@pytest.fixture
+def lab(home: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store root with the drawn dataset prepared and the tiny backbone known."""
+    register_tiny(monkeypatch)
+    drawn.save(home / "data" / "synthetic")
+    return home
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, last line of stdout as JSON, and stderr."""
+    code = train.main(list(arguments))
+    out, err = capsys.readouterr()
+    lines = out.strip().splitlines()
+    return code, json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}, err
+
+
+def test_a_run_leaves_its_evidence_in_the_store(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters, curves, pictures, the command that reproduces it, and a bundle that opens and predicts."""
+    from fer_lab.backends.session import Predictor
+    from fer_lab.data.faces import load
+    from fer_lab.tracking.registry import resolve
+    from fer_lab.tracking.store import open_store
+
+    code, result, err = run(capsys, *SMALL, "train.keep=[val/nll]")
+    assert code == 0, err
+    assert {"accuracy", "macro_recall", "macro_f1", "f1_of_macro_pr", "nll", "ece", "kl_to_votes"} <= set(result["val"])
+    store = open_store()
+    info = store.run_info(result["run_id"])
+    assert info["status"] == "FINISHED"
+    assert info["params"]["model.backbone"] == "tiny"
+    assert info["metrics"]["best/accuracy"] == pytest.approx(result["val"]["accuracy"])
+    assert {"val/accuracy", "val/nll", "train/loss", "train/faces_per_s", "lr"} <= set(info["metrics"])
+    assert info["tags"]["fer.command"].startswith("python -m fer_lab.train model.backbone=tiny")
+    assert info["tags"]["fer.command"] in info["tags"]["mlflow.note.content"]
+    artifacts = {p.name for p in store.download_run_folder(result["run_id"], "plots", lab / "plots").iterdir()}
+    assert artifacts == {"curves.png", "confusion.png", "reliability.png", "worst_mistakes.png"}
+    assert store.download_run_folder(result["run_id"], "checkpoints", lab / "kept").is_dir()
+    assert not (lab / "mlruns" / "work" / result["run_id"]).exists()
+
+    bundle = resolve(f"runs:/{result['run_id']}", store).bundle
+    assert bundle.digest == result["bundle_digest"]
+    assert bundle.card.validation["accuracy"] == pytest.approx(result["val"]["accuracy"])
+    dataset = load(lab / "data" / "synthetic")
+    with Predictor.open(bundle, "torch") as predictor:
+        probs = predictor.predict(dataset.pixels[dataset.indices("valid")])
+    from fer_lab.core.labels import protocol
+
+    labels = protocol("ferplus8").labels(dataset.votes[dataset.indices("valid")])
+    assert (probs.argmax(axis=1) == labels)[labels >= 0].mean() == pytest.approx(result["val"]["accuracy"])
+
+
+def test_several_seeds_are_children_of_one_run_with_a_mean(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parent carries mean and standard deviation."""
+    from fer_lab.tracking.store import open_store
+
+    code, result, err = run(capsys, *SMALL, "train.epochs=1", "--seeds", "0..1")
+    assert code == 0, err
+    store = open_store()
+    children = store.children(result["run_id"])
+    assert [child["run_id"] for child in children] == result["runs"]
+    assert [child["tags"]["fer.seed"] for child in children] == ["0", "1"]
+    assert {child["status"] for child in children} == {"FINISHED"}
+    scores = [child["metrics"]["best/accuracy"] for child in children]
+    assert result["val"]["accuracy"] == pytest.approx(sum(scores) / 2)
+    assert store.run_info(result["run_id"])["metrics"]["mean/accuracy"] == pytest.approx(sum(scores) / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model.backbone=efficientnetv2_b0"], "did you mean 'tf_efficientnetv2_b0'"),
+        (["train.epoch=3"], "did you mean 'train.epochs'"),
+        (["train.image_size=31"], "image_size"),
+        (["train.stages=[{from_epoch: 0, size: 16},{from_epoch: 1, size: 32}]"], "at least 32 px"),
+        (["data.protocol=ferplus9"], "unknown protocol"),
+        (["data.dataset=ferplus"], "fer_lab.prepare"),
+        (["model.weights_file=none.safetensors"], "no such file"),
+        (["train.class_weights={joy: 1.0}"], "no label joy"),
+        (["--seeds", "4..0"], "neither a range"),
+        (["--seeds", "1,1"], "neither a range"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    lab: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    """Exit code 2, and no store was created."""
+    code, _, err = run(capsys, *SMALL, *arguments)
+    assert code == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (lab / "mlruns").exists()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_is_loaded(path: Path) -> None:
+    """And fits its backbone and protocol."""
+    from fer_lab.training.recipe import check_config
+
+    check_config(load_run_config(path))
+
+
+def test_a_cut_down_seed_recipe_runs(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Keras' RMSprop, plateau, class weights, majority targets, early stopping, the four checkpoints."""
+    from fer_lab.tracking.store import open_store
+
+    code, result, err = run(capsys, str(EXPERIMENTS / "seed" / "ferplus8_b0.yaml"), *SMALL)
+    assert code == 0, err
+    kept = {p.name for p in open_store().download_run_folder(result["run_id"], "checkpoints", lab / "kept").iterdir()}
+    assert kept == {f"best-{name}.safetensors" for name in ("nll", "accuracy", "macro_precision", "macro_recall")}

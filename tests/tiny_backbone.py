@@ -1,0 +1,30 @@
+"""A backbone of three layers that tests register in place of an EfficientNetV2, so that a training run takes a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+TINY = "tiny"
+
+
+def build_tiny(backbone: str, *, classes: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0, **_: Any) -> Any:
+    """A convolution, a batch norm, dropout, a classifier: one of everything that has state or randomness."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Dropout(drop_rate), nn.Linear(32, classes),
+    )  # fmt: skip
+
+
+def register_tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the tiny backbone known for one test and return its name."""
+    from fer_lab.models import backbones
+    from fer_lab.models.family import Family
+
+    family = Family("tiny", (TINY,), 32, build_tiny, lambda backbone: (0.5, 0.25))
+    real = backbones._families()
+    monkeypatch.setattr(backbones, "_families", lambda: real | {TINY: family})
+    return TINY
