@@ -49,7 +49,8 @@ def _cell(dataset: FaceDataset, row: int) -> npt.NDArray[np.uint8]:
     for line, (count, column) in enumerate((vote for vote in votes[:3] if vote[0]), start=1):
         cv2.putText(text, f"{count} {column}", (2, 11 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.33, 0, 1, cv2.LINE_AA)
     tag = _enlarged(dataset.pixels[row])
-    cv2.putText(tag, SPLITS[dataset.split[row]], (2, 93), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255, 1, cv2.LINE_AA)
+    for tone, width in ((0, 3), (255, 1)):  # white on a dark rim reads on any face
+        cv2.putText(tag, SPLITS[dataset.split[row]], (2, 92), cv2.FONT_HERSHEY_SIMPLEX, 0.3, tone, width, cv2.LINE_AA)
     return np.concatenate([tag, text])
 
 
