@@ -303,7 +303,7 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
         if runtime.partition(":")[0] not in reference.bundle.runtimes:
             runtimes = None  # the champion ships in another runtime: each in all it holds
     ledger = _ledger(store, name)
-    request = Request(protocol=card.protocol, runtimes=runtimes, batches=(1,), robustness=False, end_to_end=False)
+    request = Request(protocol=card.protocol, runtimes=runtimes, batches=(1,), robustness=False, end_to_end=False, cold_start=False)
     comparison, folder = conduct(
         candidates, dataset, request, home=store.home, progress=console.note,
         count_look=lambda identity: ledger.count_look(card.backbone, dataset.fingerprint, identity),

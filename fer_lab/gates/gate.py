@@ -59,7 +59,7 @@ def percent(value: float) -> str:
 
 def points(value: float) -> str:
     """A change of a fraction in percentage points, with its sign: −0.0123 → `-1.23 points`."""
-    return f"{100 * value:+.2f} points"
+    return f"{round(100 * value, 2) + 0.0:+.2f} points"  # + 0.0: no minus before zero
 
 
 def _is_about(verdict: Verdict, row: Row) -> bool:

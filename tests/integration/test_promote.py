@@ -223,10 +223,43 @@ def test_a_profile_from_another_host_fails_the_latency_gate(
     assert (code, passed["would_promote"]) == (0, True)
 
 
-def test_without_evidence_it_exports_and_compares_first(
+def lenient(home: Path) -> str:
+    """A policy that a hand-made graph can pass: everything but how good its answers are."""
+    policy = home / "policy.yaml"
+    gates = "{evidence: {}, size: {}, batch_invariance: {}, licence: {}, latency: {budget_ms: 5000}}"
+    policy.write_text(f"runtime: openvino\ngates: {gates}\nfirst_promotion: {gates}\n")
+    return str(policy)
+
+
+def test_without_evidence_it_compares_first(home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path) -> None:
+    """One command: registered, compared on the sealed faces (a look that the ledger counts), judged, promoted."""
+    import shutil
+
+    import tiny_bundle
+
+    from fer_lab.data.synthetic import draw
+    from fer_lab.tracking.ledger import Ledger
+    from fer_lab.tracking.store import open_store
+
+    shutil.copytree(empty_store / "mlruns", home / "mlruns")
+    faces = draw(1200, seed=3)
+    faces.save(home / "data" / "synthetic")
+    bundle = tiny_bundle.write(home / "bundle", ["openvino"], fingerprint=faces.fingerprint)
+    code, _, err = run(capsys, str(bundle), "--policy", lenient(home), "--dry-run")
+    assert code == 2
+    assert "was not compared, and a dry run changes nothing" in err
+    code, result, err = run(capsys, str(bundle), "--policy", lenient(home))
+    assert code == 0, err
+    assert (result["promoted"], result["version"], result["runtime"]) == (True, 1, "openvino")
+    assert "comparing models:/fer-synthetic-8/1 with none as champion" in err
+    assert [entry.kind for entry in Ledger(open_store(), NAME).verify()] == ["look", "promote"]
+
+
+@pytest.mark.slow
+def test_without_the_runtime_it_exports_first(
     home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path, trained_bundle: Path, drawn: Any
 ) -> None:
-    """A trained network becomes champion in one command: exported, verified, compared on the sealed faces, judged."""
+    """A trained network becomes champion in one command: exported, verified, compared, judged."""
     import shutil
 
     from fer_lab.tracking import registry
@@ -235,10 +268,7 @@ def test_without_evidence_it_exports_and_compares_first(
 
     shutil.copytree(empty_store / "mlruns", home / "mlruns")
     drawn.save(home / "data" / "synthetic")
-    policy = home / "policy.yaml"
-    gates = "{evidence: {}, parity: {}, size: {}, batch_invariance: {}, licence: {}, latency: {budget_ms: 5000}}"
-    policy.write_text(f"runtime: openvino\ngates: {gates}\nfirst_promotion: {gates}\n")
-    code, result, err = run(capsys, str(trained_bundle), "--policy", str(policy))
+    code, result, err = run(capsys, str(trained_bundle), "--policy", lenient(home))
     assert code == 0, err
     assert (result["promoted"], result["version"], result["runtime"]) == (True, 2, "openvino")
     store = open_store()
