@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageTk
 
@@ -217,6 +218,9 @@ class Window:
         width, height = max(2, self.view.winfo_width()), max(2, self.view.winfo_height())
         image = result.frame.image
         factor = min(width / image.shape[1], height / image.shape[0])
+        if factor < 0.34:  # far too large: every second or third pixel is more than enough for the average below
+            step = int(0.68 / factor)
+            image = np.ascontiguousarray(image[::step, ::step])
         # Reduced first, drawn on after: the work depends on the window's size, not on the source's.
         size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)

@@ -17,8 +17,9 @@ class YuNetFinder:
     """A loaded YuNet."""
 
     name = "yunet"
-    margin = 1.12
-    drop = 0.0
+    # Medians over 236 FERPlus validation faces that it finds when they are enlarged: where the 48×48 picture lies.
+    margin = 1.05
+    drop = 0.005
 
     def __init__(self, network: Any, search: Search) -> None:
         self._network = network
