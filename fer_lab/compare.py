@@ -261,8 +261,8 @@ def _show(comparison: Comparison, headline: str) -> None:
         ("model", "runtime", "acc %", "95 %", "verdict", "recall %", "ECE", "clean %", "p50 ms", "p95 ms", "speed", "MB"),
         cells,
     )
-    for who, why in comparison.unavailable.items():
-        console.say(f"unavailable: {who}: {why}")
+    for runtime, why in dict.fromkeys((who.rpartition(" · ")[2], why) for who, why in comparison.unavailable.items()):
+        console.say(f"unavailable here: {runtime}: {why}")
     if comparison.noise_floor is not None:
         console.say(f"A/A noise floor of the latency: {comparison.noise_floor:.1%}")
     if comparison.split == "test":

@@ -185,13 +185,13 @@ def lines(
 def forest(changes: Sequence[Change], margin_points: float) -> str:
     """Changes in accuracy with intervals against the reference; the margin is the dashed line."""
     reach = max([abs(v) for c in changes for v in (c.low, c.high)] + [margin_points]) * 1.15
-    left = 20 + max(len(c.label) for c in changes) * 7
+    left = 36 + max(len(c.label) for c in changes) * 8
     frame = _Frame(860, 62 + 30 * len(changes), (-reach, reach), (0, len(changes)), left=min(left, 380), right=120)
     base = frame.height - frame.bottom
     for tick in ticks(-reach, reach):
         x = frame.x(tick)
         frame.parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{base}"/>')
-        frame.parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 17}" text-anchor="middle">{tick:+g}</text>')
+        frame.parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 17}" text-anchor="middle">{_signed(tick)}</text>')
     for value, name in ((0.0, "zero"), (-margin_points, "margin")):
         x = frame.x(value)
         frame.parts.append(f'<line class="{name}" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{base}"/>')
@@ -259,3 +259,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     found = [m * 10.0**d for d in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     inside = [value for value in found if low <= math.log10(value) <= high]
     return inside or [10**low, 10**high]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+g}".replace("-", "−") if value else "0"

@@ -123,8 +123,8 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         open_questions.append(f"Whether {names} saw these faces in training cannot be told: other or unrecorded training data.")
-    for who, why in c.unavailable.items():
-        open_questions.append(f"{who} could not run on this host: {why}.")
+    for runtime, why in dict.fromkeys((who.rpartition(" · ")[2], why) for who, why in c.unavailable.items()):
+        open_questions.append(f"{runtime} could not run on this host: {why}.")
     return open_questions
 
 

@@ -105,7 +105,8 @@ def judge_accuracy(model: str, runtime: str, counts: stats.Paired, margin: float
         evidence += f"; the interval lies above −{margin * 100:g} points"
     needed = stats.more_faces(counts, margin) if word == "undecided" else None
     if needed is not None:
-        evidence += f"; about {needed:,} more faces would decide, if this change is the true one".replace(",", " ")
+        grouped = f"{needed:,}".replace(",", " ")
+        evidence += f"; about {grouped} more faces would decide, if this change is the true one"
     return Verdict(model, runtime, "accuracy", word, evidence, counts.n, interval.value, interval.low, interval.high, p, needed)
 
 

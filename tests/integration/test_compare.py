@@ -1,0 +1,261 @@
+"""The compare verb from the command line: what it prints, what it leaves, how it fails, how it goes on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fer_lab import compare
+from fer_lab.backends.foreign import card_path
+from fer_lab.core.labels import EIGHT
+from fer_lab.measure import comparison as comparisons
+from fer_lab.measure import conduct, profiles
+from fer_lab.measure.candidates import Candidate, of_seeds
+from fer_lab.measure.conduct import Request
+from tests import linear_bundle
+
+QUICK = ["--no-latency", "--no-robustness", "--no-log"]
+
+
+@pytest.fixture
+def lab(home, drawn):
+    """A store root with the drawn faces prepared and two bundles, b worse than a."""
+    drawn.save(home / "data" / "synthetic")
+    linear_bundle.write(home / "a", drawn)
+    linear_bundle.write(home / "b", drawn, noise=3.0, runtimes=("openvino",))
+    return home
+
+
+def run(capsys, *argv):
+    """Exit code, last JSON line, everything on stderr."""
+    code = compare.main([str(word) for word in argv])
+    out = capsys.readouterr()
+    lines = out.out.strip().splitlines()
+    return code, json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None, out.err
+
+
+def test_two_models_end_in_a_table_a_report_and_a_verdict(lab, capsys):
+    """The last line holds rows and verdicts; every file of the folder is there; a replay gives the same comparison."""
+    code, result, _ = run(capsys, "a", "b", *QUICK)
+    assert code == 0
+    assert {(row["model"], row["runtime"]) for row in result["rows"]} == {("a", "onnx"), ("a", "openvino"), ("b", "openvino")}
+    for row in result["rows"]:
+        assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+        assert row["n"] == result["n"] > 50
+    assert result["reference"] == {"model": "a", "runtime": "openvino"}
+    words = {(v["model"], v["runtime"]): v["verdict"] for v in result["verdicts"] if v["aspect"] == "accuracy"}
+    assert words["a", "onnx"] in ("non-inferior", "undecided")
+    folder = lab / "comparisons" / result["id"]
+    for name in ("comparison.json", "report.html", "leaderboard.csv", "leaderboard.tex", "methods.md", "plan.json", "faces.npz"):
+        assert (folder / name).stat().st_size > 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("http://www.w3.org", "")  # opens offline
+    assert "data:image/png" in page
+    before = (folder / "comparison.json").read_bytes()
+    shutil.rmtree(lab / "a")
+    shutil.rmtree(lab / "b")
+    code, again, _ = run(capsys, "--replay", folder)
+    assert (code, again["rows"]) == (0, result["rows"])
+    assert before == (folder / "comparison.json").read_bytes()
+
+
+def test_without_faces_there_is_no_picture_and_no_pixel(lab, capsys):
+    """--no-faces leaves the report without a face; stored arrays never hold pixels."""
+    code, result, _ = run(capsys, "a", "--no-faces", "--out", "out", *QUICK)
+    assert code == 0
+    assert "data:image" not in (lab / "out" / "report.html").read_text(encoding="utf-8")
+    for path in (lab / "out").rglob("*.npz"):
+        with np.load(path) as arrays:
+            assert all(arrays[name].ndim < 3 for name in arrays.files)
+    assert result["folder"] == "out"
+
+
+def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
+    """Stopped in the second of three rows, it asks only for the two that are missing; the look is not counted again."""
+    asked, looks = [], []
+    real = conduct._ask
+
+    def ask(candidate, runtime, *rest):
+        asked.append((candidate.shown, runtime))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(candidate, runtime, *rest)
+
+    monkeypatch.setattr(conduct, "_ask", ask)
+    monkeypatch.setattr(compare._Registry, "count_look", lambda self, c, d, identity: looks.append(identity) or len(looks))
+    code, _, _ = run(capsys, "a", "b", *QUICK)
+    assert code == 130
+    code, result, err = run(capsys, "a", "b", *QUICK)
+    assert code == 0
+    assert "going on" in err
+    assert asked == [("a", "onnx"), ("a", "openvino"), ("a", "openvino"), ("b", "openvino")]
+    assert looks == [result["id"]]
+    assert result["looks"] == 1
+
+
+def test_latency_only_needs_the_core_install_and_joins_by_digest(lab, capsys):
+    """On the target: no registry, dataset, torch, pandas or scipy; here the profiles give the rows their latency."""
+    program = (
+        "import sys; from fer_lab import compare; code = compare.main(sys.argv[1:]);"
+        "heavy = {'mlflow', 'torch', 'pandas', 'scipy', 'matplotlib', 'optuna', 'timm'} & set(sys.modules);"
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
+    )
+    words = ["a", "b", "--latency-only", "--out", "edge.json", "--seconds", "0.1", "--batches", "1", "--no-cold-start"]
+    bare = {"PATH": "/usr/bin", "FER_LAB_HOME": str(lab / "nowhere")}
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=lab, capture_output=True, text=True, env=bare)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout.splitlines()[-1])["rows"]) == 6  # three model × runtimes, face and crop
+    edge = profiles.read(lab / "edge.json")
+    assert all(len(p.latency.samples_ms) >= 30 for p in edge.flat())
+    code, result, _ = run(capsys, "a", "b", "--profiles", "edge.json", "--no-robustness", "--no-log")
+    assert code == 0
+    assert {row["host"] for row in result["rows"]} == {edge.host.name}
+    assert all(row["p50_ms"] > 0 for row in result["rows"])
+    assert {v["model"] for v in result["verdicts"] if v["aspect"] == "latency"} == {"a", "b"}
+
+
+def test_latency_is_measured_with_a_control_and_robustness_once_per_model(lab, capsys):
+    """Floor, memory, load time and curves are in the record; an exact copy of the reference is never called slower by name."""
+    code, result, _ = run(capsys, "a", "--no-log", "--seconds", "0.2", "--batches", "1")
+    assert code == 0
+    record = comparisons.read(lab / "comparisons" / result["id"])
+    assert record.noise_floor is not None
+    row = record.row("a", "openvino")
+    assert row.peak_memory_mb > 10
+    assert row.load_ms > 0
+    assert row.samples >= 30
+    assert row.end_to_end_p50_ms > 0
+    assert set(row.robustness) == {"crop jitter", "rotation", "blur", "darkness", "noise", "jpeg", "occlusion"}
+    assert record.row("a", "onnx").robustness == {}
+    assert all(0 <= curve.area <= 1 for curve in row.robustness.values())
+    latency = next(v for v in record.verdicts if v.aspect == "latency")
+    assert record.noise_floor <= 0.05 or (latency.verdict == "undecided" and "noisy" in latency.reason)
+
+
+def test_a_model_that_looks_at_its_neighbours_is_caught(lab, drawn, capsys):
+    """The batch audit names it, and it is not recommended."""
+    linear_bundle.write(lab / "mixes", drawn, runtimes=("openvino",), answer="neighbours")
+    _, result, _ = run(capsys, "a", "mixes", *QUICK)
+    rows = {row["model"]: row for row in result["rows"]}
+    assert rows["mixes"]["batch_invariant"] is False
+    assert rows["a"]["batch_invariant"] is True
+    assert result["recommended"]["model"] == "a"
+
+
+def test_a_foreign_model_competes_on_the_same_faces(lab, capsys):
+    """An IR with a card in another label order gets a row, the faces, the verdicts; its training data are unknown."""
+    shutil.copy(lab / "a" / "openvino" / "model.xml", lab / "net.xml")
+    shutil.copy(lab / "a" / "openvino" / "model.bin", lab / "net.bin")
+    card = {"schema": 1, "labels": list(EIGHT.labels), "height": 48, "width": 48, "dtype": "uint8", "output": "probabilities"}
+    card_path(lab / "net.xml").write_text(json.dumps(card), encoding="utf-8")
+    code, result, _ = run(capsys, "a", "net.xml", "--runtimes", "openvino", *QUICK)
+    assert code == 0
+    rows = {row["model"]: row for row in result["rows"]}
+    assert rows["a"]["accuracy"] == rows["net.xml"]["accuracy"]
+    record = comparisons.read(lab / "comparisons" / result["id"])
+    assert record.row("net.xml", "openvino").audit.test_faces_in_training is None
+
+
+def test_seeds_of_one_configuration_are_one_row(lab, drawn):
+    """Mean ± sd over the runs with a seed-level interval, next to the per-face interval."""
+    members = []
+    for seed in range(3):
+        bundle = linear_bundle.write(lab / f"seed{seed}", drawn, noise=1.0, seed=seed, runtimes=("openvino",))
+        members.append(Candidate(f"runs:/{seed}", bundle))
+    request = Request(runtimes=("openvino",), timed=False, robustness=False)
+    record, folder = conduct.conduct([of_seeds("runs:/parent", tuple(members))], drawn, request, home=lab)
+    (row,) = record.rows
+    assert row.seeds.runs == ("runs:/0", "runs:/1", "runs:/2")
+    assert row.accuracy == pytest.approx(np.mean(row.seeds.accuracies), abs=1e-12)
+    assert row.seeds.sd == pytest.approx(np.std(row.seeds.accuracies, ddof=1), abs=1e-12)
+    assert row.seeds.low <= row.seeds.mean <= row.seeds.high
+    assert "seeds" in (compare.__doc__ or "")
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"), [("nan", "NaN or infinity"), ("raw", "not probabilities")], ids=["nan", "rows that do not sum to one"]
+)
+def test_a_model_that_answers_nonsense_is_an_error(lab, drawn, capsys, answer, says):
+    """No row, no figure: exit 1 and the fault."""
+    linear_bundle.write(lab / "bad", drawn, runtimes=("openvino",), answer=answer)
+    code, _, err = run(capsys, "bad", *QUICK)
+    assert code == 1
+    assert says in err
+
+
+def test_bad_input_is_one_line_and_exit_two(lab, drawn, capsys):
+    """Usage, absent things, another protocol: each says what to do."""
+    linear_bundle.write(lab / "five", drawn, runtimes=("openvino",), protocol_name="ferplus5")
+    cases = {
+        (): "name at least one model",
+        ("nothing",): "no such bundle",
+        ("a", "--runtimes", "onyx"): "did you mean 'onnx'",
+        ("b", "--runtimes", "onnx"): "fer_lab.export",
+        ("a", "five"): "Different protocols are never compared as one",
+        ("a", "--dataset", "ferplus"): "not prepared",
+        ("a", "--batches", "0"): "--batches",
+        ("a", "--threads", "two"): "--threads",
+        ("a", "--margin", "0"): "--margin",
+        ("a", "--latency-only"): "--out FILE",
+        ("models:/x/1", "--latency-only", "--out", "e.json"): "takes paths",
+        ("a", "--profiles", "absent.json"): "no profiles",
+        ("--replay", "a"): "no comparison to replay",
+        ("--init-card", "a"): "foreign model",
+        ("a", "--against-runtime", "torch"): "was not measured in torch",
+    }
+    for words, says in cases.items():
+        code, _, err = run(capsys, *words, *QUICK)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert says in err
+    assert not (lab / "comparisons").exists()
+
+
+def test_a_tampered_bundle_is_refused_before_it_is_run(lab, capsys):
+    """A flipped byte in an artifact: exit 4, nothing measured."""
+    path = lab / "a" / "openvino" / "model.bin"
+    raw = bytearray(path.read_bytes())
+    raw[100] ^= 1
+    path.write_bytes(raw)
+    code, _, err = run(capsys, "a", *QUICK)
+    assert code == 4
+    assert "model.bin was altered" in err
+
+
+def test_profiles_that_are_none_are_refused(lab, capsys):
+    """A truncated or foreign file says so."""
+    (lab / "edge.json").write_text('{"schema": 1, "host"', encoding="utf-8")
+    code, _, err = run(capsys, "a", "--profiles", "edge.json", *QUICK)
+    assert code == 2
+    assert "not profiles" in err
+
+
+def test_registered_models_are_compared_against_the_champion_and_looks_are_counted(lab, capsys):
+    """By alias; the reference is the champion; each comparison of the test split is one look; the run is logged."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    store = open_store(lab)
+    first = registry.register(store, lab / "a", run_id=None)
+    second = registry.register(store, lab / "b", run_id=None)
+    registry.set_alias(store, first.name, "champion", first.version)
+    registry.set_alias(store, first.name, "challenger", second.version)
+    shown = ["--no-latency", "--no-robustness", "--runtimes", "openvino"]
+    challenger = f"models:/{first.name}@challenger"
+    code, result, err = run(capsys, challenger, "--against", "champion", *shown)
+    assert code == 0, err
+    assert result["reference"]["model"] == first.uri
+    assert result["looks"] == 1
+    assert store.run_info(result["run_id"])["status"] == "FINISHED"
+    code, again, _ = run(capsys, challenger, "--against", "champion", "--no-log", *shown)
+    assert (code, again["looks"]) == (0, 2)
+    code, valid, _ = run(capsys, challenger, "--split", "valid", "--no-log", *shown)
+    assert (code, valid["looks"]) == (0, None)
+    code, _, err = run(capsys, challenger, "--against", "nobody", *shown)
+    assert code == 2
+    assert "no alias @nobody" in err
