@@ -49,8 +49,8 @@ class Sweep:
 
     @property
     def experiment(self) -> str:
-        """The MLflow experiment that holds the study."""
-        return f"{self.dataset.name}-{self.config.data.protocol}"
+        """The MLflow experiment that holds the study, the one of single runs on this dataset."""
+        return self.dataset.name
 
 
 def open_sweep(config: SweepConfig, dataset: FaceDataset, home: Path, storage: StudyStorage, tracking: str) -> Sweep:
