@@ -17,7 +17,7 @@ def write(
     folder: Path, dataset: FaceDataset, *, ridge: float = 300.0, noise: float = 0.0, seed: int = 0,
     runtimes: tuple[str, ...] = ("openvino", "onnx"), answer: str = "softmax", protocol_name: str = "ferplus8", **card: Any,
 ) -> Bundle:  # fmt: skip
-    """Fit on the train split and write a bundle; `noise` spoils the weights; `answer`: softmax, or a fault: raw, nan, neighbours."""
+    """Fit on the train split and write a bundle; `noise` spoils the weights; `answer`: softmax, or raw, nan, neighbours."""
     rule = protocol(protocol_name)
     rows = dataset.indices("train")
     targets = rule.labels(dataset.votes[rows])

@@ -1,0 +1,90 @@
+"""What is written for a paper and for a manager: the figures, the recommendation, safe text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+
+import pytest
+
+from fer_lab.core.types import Verdict
+from fer_lab.measure import charts, paper, report
+from tests.gate_records import CHALLENGER, good_comparison, good_row
+
+
+def test_the_csv_has_one_line_per_row_and_the_verdict():
+    """Every plain figure is a column; best accuracy first."""
+    comparison = good_comparison()
+    lines = list(csv.DictReader(io.StringIO(paper.leaderboard_csv(comparison))))
+    assert len(lines) == len(comparison.rows)
+    assert {line["verdict"] for line in lines} == {"reference", "non-inferior"}
+    assert [float(line["accuracy"]) for line in lines] == sorted((row.accuracy for row in comparison.rows), reverse=True)
+
+
+def test_the_table_is_valid_tex():
+    """Special characters of a path are escaped, every row ends, tables are closed."""
+    comparison = good_comparison(good_row(model="some_model&co%"), verdicts=())
+    text = paper.leaderboard_tex(comparison)
+    assert "some\\_model\\&co\\%" in text
+    assert text.count("\\\\\n") == 3  # the head and two rows
+    assert text.count("\\begin") == text.count("\\end")
+
+
+def test_methods_state_what_a_reviewer_asks():
+    """Faces, label source, protocol, statistics, looks, seeds, hardware, references."""
+    text = paper.methods(good_comparison())
+    for word in (
+        "1000 faces",
+        "label source synthetic",
+        "ferplus8",
+        "McNemar",
+        "Holm",
+        "Looks",
+        "Seeds",
+        "A Processor",
+        "References",
+    ):
+        assert word in text
+
+
+def said(word: str, model: str = CHALLENGER) -> tuple[Verdict, ...]:
+    """One verdict on accuracy."""
+    return (Verdict(model, "openvino", "accuracy", word, "by hand", 1000, 0.0, -0.01, 0.01, 1.0),)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("word", "p50", "floor", "expected"),
+    [
+        ("better", 9.0, 0.01, 2),  # better wins, also when slower
+        ("worse", 0.1, 0.01, 1),
+        ("undecided", 0.1, 0.01, 1),  # not shown to be as good
+        ("non-inferior", 1.0, 0.01, 2),  # a tie goes to the quicker one
+        ("non-inferior", 9.0, 0.01, 1),
+    ],
+)
+def test_the_recommendation_follows_the_verdicts(word, p50, floor, expected):
+    """Better first; among equals the quicker; never a row that is worse or undecided over the reference."""
+    comparison = good_comparison(good_row(p50_ms=p50), verdicts=said(word), noise_floor=floor)
+    assert report.recommend(comparison).row.version == expected
+
+
+def test_a_model_that_fails_the_batch_audit_is_not_recommended():
+    """However good its figures."""
+    row = replace(good_row(accuracy=0.99), batch_invariant=False)
+    assert report.recommend(good_comparison(row, verdicts=said("better"))).row.version == 1
+
+
+def test_a_noisy_measurement_decides_no_tie():
+    """Above a floor of 5 % the more accurate of the level rows is taken, and the noise is named."""
+    comparison = good_comparison(good_row(p50_ms=0.5, accuracy=0.855), verdicts=said("non-inferior"), noise_floor=0.2)
+    advice = report.recommend(comparison)
+    assert advice.row.version == 1
+    assert any("20.0%" in text for text in advice.undecided)
+
+
+def test_labels_in_charts_are_escaped():
+    """A model's name is text, never markup."""
+    svg = charts.forest([charts.Change("<script>", 1.0, -1.0, 2.0, "undecided")], 1.5)
+    assert "<script>" not in svg
+    assert "&lt;script&gt;" in svg
