@@ -71,7 +71,7 @@ def _newest_study(store: Store) -> str:
     from fer_lab.tracking.store import newest_study
 
     found = newest_study(store)
-    return f"/#/experiments/{found}/runs" if found else "/"
+    return f"/#/experiments/{found}/runs?workflowType=machine_learning" if found else "/"
 
 
 def _show(url: str, line: str, no_browser: bool) -> None:

@@ -6,8 +6,12 @@
 else torch. fer_lab's own verbs never load this file from a version.
 """
 
+import warnings
+
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
+
+warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")  # MLflow has none for arrays of faces
 
 
 class FacialExpressionModel(PythonModel):  # type: ignore[misc]
