@@ -1,0 +1,115 @@
+"""The main job from its command line: a tiny study on drawn faces, its second start, its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fer_lab import sweep
+from fer_lab.core.config import load_sweep_config
+from fer_lab.data.faces import FaceDataset
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "data.subset=64", "train.batch_size=16", "train.epochs=2", "train.image_size=32", "train.device=cpu", "train.threads=1",
+    "sweep.trials=2", "sweep.confirm.top=1", "sweep.confirm.seeds=1", "sweep.pruner.name=none",
+]  # fmt: skip
+
+
+@pytest.fixture
+def prepared(home: Path, drawn: FaceDataset) -> Path:
+    """A store root with 240 drawn faces."""
+    rows = np.concatenate([drawn.indices("train")[:200], drawn.indices("valid")[:40]])
+    drawn.take(rows).save(home / "data" / "synthetic")
+    return home
+
+
+def _result(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], dict[str, Any]]:
+    lines = capsys.readouterr().out.splitlines()
+    return lines, json.loads(lines[-1])
+
+
+def test_the_quickstart_ends_with_a_registered_challenger_and_a_second_start_trains_nothing(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No argument but a smaller size: the same study, the same JSON line, the line for MLflow, the next command."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    assert sweep.main(TINY) == 0
+    lines, result = _result(capsys)
+    assert lines[0].startswith("experiments/quickstart.yaml on the synthetic sample")
+    assert "prepare ferplus" in lines[0]
+    assert result["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
+    assert result["registered"] == {**result["registered"], "name": "fer-synthetic-8", "version": 1, "alias": "challenger"}
+    assert lines[-2] == "next: python -m fer_lab.export models:/fer-synthetic-8@challenger"
+    assert "MLFLOW_TRACKING_URI=" in lines[-3]
+    store = open_store(prepared)
+    assert registry.aliases(store, "fer-synthetic-8") == {"challenger": 1}
+    resolved = registry.resolve("models:/fer-synthetic-8@challenger", store)
+    assert resolved.run_id == result["best"]["run_id"]
+    children = store.children(result["parent_run_id"])
+    assert sorted(child["name"] for child in children) == ["confirm-000", "trial-000", "trial-001"] or len(children) == 3
+    assert {child["status"] for child in children} == {"FINISHED"}
+
+    assert sweep.main(TINY) == 0
+    again, same = _result(capsys)
+    assert same == result
+    assert "nothing was trained" in "\n".join(again)
+    assert "sweep.trials=4" in "\n".join(again)
+
+    assert sweep.main([*TINY, "--status"]) == 0
+    _, status = _result(capsys)
+    assert status["finished"]
+    assert status["trials"]["complete"] == 2
+
+    assert sweep.main([*TINY, "train.epochs=3", "--study", result["study"]]) == 5
+    assert "exists with another train.epochs" in capsys.readouterr().err
+
+
+def test_bad_input_is_refused_before_anything_trains(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and one sentence each; no study is left behind."""
+    cases = {
+        "no such configuration": ["absent.yaml"],
+        "did you mean 'train.epochs'": ["train.epoch=3"],
+        "batch": ["train.batch_size=0"],
+        "unknown protocol": ["data.protocol=ferplus9"],
+        "is not prepared": ["data.dataset=ferplus"],
+        "no search space": ["space={}"],
+        "put the URL into FER_LAB_STORAGE": ["--storage", "postgresql://u:secret@h/d"],
+    }
+    for text, arguments in cases.items():
+        quick = arguments if arguments[0].endswith(".yaml") else [str(ROOT / "experiments/quickstart.yaml"), *arguments]
+        if text == "no search space":
+            (prepared / "plain.yaml").write_text("data: {dataset: synthetic}\n")
+            quick = ["plain.yaml"]
+        assert sweep.main(quick) == 2, text
+        error = capsys.readouterr().err
+        assert text in error
+        assert error.count("\n") == 1
+        assert "secret" not in error
+
+
+@pytest.mark.parametrize("name", ["experiments/quickstart.yaml", "experiments/sweeps/ferplus8.yaml"])
+def test_the_shipped_studies_load(name: str) -> None:
+    """Each searched key exists and takes its extremes; the first trial is the configuration itself."""
+    from fer_lab.search.space import starting_point
+
+    config = load_sweep_config(ROOT / name)
+    assert starting_point(config) is not None
+    assert config.sweep.confirm.seeds >= 2
+
+
+def test_ferplus_is_chosen_when_it_is_prepared(home: Path, drawn: FaceDataset) -> None:
+    """The choice looks at what is prepared, and its line names the other command."""
+    import argparse
+
+    drawn.take(np.arange(4)).save(home / "data" / "ferplus-2016")
+    path, overrides, line = sweep._choose(argparse.Namespace(config="sweep.trials=3", overrides=[]), home)
+    assert path.as_posix().endswith("experiments/sweeps/ferplus8.yaml")
+    assert overrides == ["sweep.trials=3"]
+    assert "experiments/quickstart.yaml" in line
