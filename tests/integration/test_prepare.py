@@ -56,7 +56,7 @@ def test_nothing_there_says_where_it_comes_from(home: Path, capfd: pytest.Captur
     """Without data: source, licence, size and MD5 of each file, and what works meanwhile."""
     assert prepare.main(["ferplus"]) == 2
     said = capfd.readouterr()
-    for part in ("Kaggle", "287 MB", "f8428a1edbd21e88f42c73edd2a14f95", "MIT", "413eba86d6e454536b99705b8c7fc5c5", "synthetic"):
+    for part in ("Kaggle", "300 MB", "f8428a1edbd21e88f42c73edd2a14f95", "MIT", "413eba86d6e454536b99705b8c7fc5c5", "synthetic"):
         assert part in said.out
     assert said.err.startswith("error: FERPlus is not here: fer2013.csv and fer2013new.csv not found")
     assert not (home / "data").exists()
