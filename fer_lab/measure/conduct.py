@@ -116,7 +116,7 @@ def _check(candidates: Sequence[Candidate], request: Request, dataset: FaceDatas
 
 
 def _entries(candidates: Sequence[Candidate], request: Request) -> tuple[list[tuple[Candidate, str]], dict[str, str]]:
-    """What is measured, and what this host cannot run. A runtime that a bundle lacks is an error only when nobody has it."""
+    """What is measured, and what this host cannot run. Raises NotFound when a bundle lacks a runtime that was asked for."""
     entries: list[tuple[Candidate, str]] = []
     unavailable: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()

@@ -222,9 +222,9 @@ def _robust(rows: Sequence[Row], number: dict[tuple[str, str], int]) -> list[dic
         measured = [(row, row.robustness[name]) for row in rows if name in row.robustness]
         series = [charts.Line(_label(row), curve.levels, curve.accuracy, number[row.model, row.runtime]) for row, curve in measured]
         unit, n = measured[0][1].unit, measured[0][1].n
-        low = min(min(line.ys) for line in series)
+        low, high = min(min(line.ys) for line in series), max(max(line.ys) for line in series)
         svg = charts.lines(
-            series, unit, "accuracy", width=420, height=230, y_range=(max(0.0, low - 0.05), 1.0), title=name,
+            series, unit, "accuracy", width=420, height=230, y_range=(max(0.0, low - 0.05), min(1.0, high + 0.05)), title=name,
             x_ticks=measured[0][1].levels,
         )  # fmt: skip
         areas = [{"label": _label(row), "series": number[row.model, row.runtime], "area": curve.area} for row, curve in measured]
