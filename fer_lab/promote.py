@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from fer_lab.tracking.store import Store
 
 DEFAULT_POLICY = Path("experiments") / "policies" / "default.yaml"
+EXPERIMENT = "fer-comparisons"
+"""Where compare logs its runs."""
 MODELS = ("fer-ferplus-8", "fer-ferplus-5", "fer-synthetic-8")
 """The default models, the first that the registry holds with the alias in question."""
 
@@ -95,9 +97,13 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     store = open_store()
     resolved = registry.resolve(args.model or _default_model(store, "challenger"), store)
     name, version = _registered(store, resolved, write=not args.dry_run)
-    comparison = evidence.read(args.comparison, store.home) if args.comparison else None
+    comparison = _named_comparison(store, args.comparison) if args.comparison else None
     if comparison is None:
-        comparison = evidence.newest(store.home, resolved.bundle, runtime, against=(name, _champion(store, name)))
+        against = (name, _champion(store, name))
+        comparison = evidence.newest(store.home, resolved.bundle, runtime, against)
+        if comparison is None and version is not None:
+            _fetch_comparisons(store, f"models:/{name}/{version}")
+            comparison = evidence.newest(store.home, resolved.bundle, runtime, against)
         if comparison is not None:
             console.note(f"evidence: comparison {comparison.id} of {comparison.created}")
     if comparison is None:
@@ -119,9 +125,9 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
         "first_promotion": first, "dry_run": args.dry_run,
     }  # fmt: skip
     shown = f"models:/{name}/{version}" if version is not None else resolved.ref_shown
-    against = "no champion yet: first_promotion" if first else f"champion: version {champion}"
+    judged_by = "no champion yet: first_promotion" if first else f"champion: version {champion}"
     console.table(
-        f"{shown} in {runtime}, {rules.where} ({against})",
+        f"{shown} in {runtime}, {rules.where} ({judged_by})",
         ("gate", "", "observed", "required"),
         [(v.gate, "passed" if v.passed else "FAILED", v.observed, v.required) for v in verdicts],
     )
@@ -264,6 +270,38 @@ def _not_measured(comparison: Comparison, resolved: Resolved, runtime: str) -> s
         f"comparison {comparison.id} did not measure the {runtime} artifact of {resolved.ref_shown} (digest {digest[:12]}); "
         f"it holds {there}. Run: python -m fer_lab.compare {resolved.ref_shown} --runtimes {runtime}"
     )
+
+
+def _named_comparison(store: Store, where: str) -> Comparison:
+    """A comparison by path, id or run id; one that was made elsewhere is fetched from the store."""
+    from fer_lab.gates import evidence
+
+    try:
+        return evidence.read(where, store.home)
+    except NotFound:
+        for logged in store.find_runs(EXPERIMENT, {"kind": "comparison"}):
+            if where in (logged["run_id"], logged["tags"].get("comparison_id")):
+                return evidence.read(str(_fetch(store, logged)), store.home)
+        raise
+
+
+def _fetch_comparisons(store: Store, model: str) -> None:
+    """Fetch the logged comparisons in which a version took part: made on another machine, or with --out elsewhere."""
+    for logged in store.find_runs(EXPERIMENT, {"kind": "comparison", "split": "test"}):
+        if logged["status"] == "FINISHED" and model in logged["tags"].get("models", "").split(", "):
+            _fetch(store, logged)
+
+
+def _fetch(store: Store, logged: dict[str, Any]) -> Path:
+    """Copy comparison.json of a logged comparison to where comparisons of this store root lie; returns its folder."""
+    from fer_lab.gates import evidence
+
+    folder = evidence.folder_of(store.home) / str(logged["run_id"])
+    if not (folder / "comparison.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with store.errors(f"fetch the comparison of run {logged['run_id']}"):
+            store.client.download_artifacts(logged["run_id"], "comparison.json", str(folder))
+    return folder
 
 
 def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write: bool) -> tuple[Resolved, int | None, Comparison]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from gate_records import HOST, good_comparison, good_row, profile
+from tracking_store import fresh_store
 
 from fer_lab import promote
 from fer_lab.backends.bundle import Bundle, Card, open_bundle, write_manifest
@@ -70,23 +71,20 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, 
     return code, last, out.err
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store root with an initialised database, copied by each test."""
-    from fer_lab.tracking.store import open_store
-
-    folder = tmp_path_factory.mktemp("store")
-    open_store(folder)
-    return folder
+@pytest.fixture
+def root(home: Path) -> Path:
+    """A store root with an empty store."""
+    fresh_store(home)
+    return home
 
 
-def test_from_the_first_champion_to_a_rollback(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_first_champion_to_a_rollback(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """First promotion, a refusal, a second promotion, a stale one, history, rollback: aliases and ledger agree throughout."""
     from fer_lab.tracking import registry
     from fer_lab.tracking.store import open_store
 
-    one, two, three = (make_bundle(home / name, name) for name in ("one", "two", "three"))
-    evidence(home, one)
+    one, two, three = (make_bundle(root / name, name) for name in ("one", "two", "three"))
+    evidence(root, one)
 
     code, dry, _ = run(capsys, str(one.folder), "--dry-run")
     assert (code, dry["promoted"], dry["would_promote"], dry["first_promotion"]) == (0, False, True, True)
@@ -102,14 +100,14 @@ def test_from_the_first_champion_to_a_rollback(home: Path, capsys: pytest.Captur
     assert registry.aliases(store, NAME) == {"champion": 1}
 
     # Evidence without the champion is of no use any more.
-    evidence(home, two, id="c2")
+    evidence(root, two, id="c2")
     code, _, err = run(capsys, str(two.folder))
     assert code == 5
     assert "the champion of fer-synthetic-8 is version 1; nothing was changed" in err
 
-    worse = evidence(home, two, (one, 1), id="c3")
+    worse = evidence(root, two, (one, 1), id="c3")
     worse = replace(worse, verdicts=(*worse.verdicts[1:], replace(worse.verdicts[0], verdict="undecided", low=-0.03, high=0.01)))
-    worse.write(home / "comparisons" / "c3")
+    worse.write(root / "comparisons" / "c3")
     code, refused, err = run(capsys, str(two.folder))
     assert code == 3
     assert (refused["promoted"], refused["previous"], refused["comparison"]) == (False, 1, "c3")
@@ -117,8 +115,8 @@ def test_from_the_first_champion_to_a_rollback(home: Path, capsys: pytest.Captur
     assert "not_worse failed: undecided, change between -3.00 points and +1.00 points" in err
     assert registry.aliases(store, NAME) == {"champion": 1}
 
-    evidence(home, two, (one, 1), id="c4")
-    evidence(home, three, (one, 1), id="c5")
+    evidence(root, two, (one, 1), id="c4")
+    evidence(root, three, (one, 1), id="c5")
     code, second, _ = run(capsys, f"models:/{NAME}/2", "--expect", "1")
     assert (code, second["promoted"], second["version"], second["previous"]) == (0, True, 2, 1)
     assert registry.aliases(store, NAME) == {"champion": 2, "previous": 1}
@@ -154,6 +152,28 @@ def test_from_the_first_champion_to_a_rollback(home: Path, capsys: pytest.Captur
     assert "somebody moved it past fer_lab" in err
 
 
+def test_evidence_that_was_made_elsewhere_is_fetched_from_the_store(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Compared on another machine, or with --out: by itself for a registered version, by run id or id when it is named."""
+    import shutil
+
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    one = make_bundle(root / "one", "one")
+    store = open_store()
+    made = registry.register(store, one.folder, run_id=None)
+    record = evidence(root, one)
+    logged = store.start_run(
+        "fer-comparisons", record.id, tags={"kind": "comparison", "comparison_id": record.id, "split": "test", "models": made.uri}
+    )
+    logged.log_file(root / "comparisons" / "c1" / "comparison.json")
+    logged.end("FINISHED")
+    for named in ([], ["--comparison", logged.id], ["--comparison", "c1"]):
+        shutil.rmtree(root / "comparisons")
+        code, passed, err = run(capsys, made.uri, "--dry-run", *named)
+        assert (code, passed.get("comparison")) == (0, "c1"), err
+
+
 BAD = {
     "no policy": (["--policy", "absent.yaml"], 2, "no such file"),
     "unknown runtime": (["--runtime", "openvin"], 2, "unknown runtime 'openvin'"),
@@ -166,13 +186,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_usage_changes_nothing(home: Path, capsys: pytest.CaptureFixture[str], case: str, empty_store: Path) -> None:
+def test_bad_usage_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     """One line that says what is wrong, the right exit code, and no champion."""
-    import shutil
-
-    shutil.copytree(empty_store / "mlruns", home / "mlruns")
-    bundle = make_bundle(home / "one", "one")
-    evidence(home, bundle)
+    bundle = make_bundle(root / "one", "one")
+    evidence(root, bundle)
     argv, wanted, text = BAD[case]
     code, _, err = run(capsys, str(bundle.folder), *argv, "--dry-run")
     assert code == wanted
@@ -180,18 +197,13 @@ def test_bad_usage_changes_nothing(home: Path, capsys: pytest.CaptureFixture[str
     assert len(err.strip().splitlines()) == 1
 
 
-def test_evidence_for_another_artifact_or_split_does_not_count(
-    home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path
-) -> None:
+def test_evidence_for_another_artifact_or_split_does_not_count(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A changed byte, another split, a half-written or a foreign record: none of them is evidence."""
-    import shutil
-
-    shutil.copytree(empty_store / "mlruns", home / "mlruns")
-    one, two = make_bundle(home / "one", "one"), make_bundle(home / "two", "two")
-    evidence(home, one, id="c1")
-    evidence(home, two, id="c2", split="valid")
-    (home / "comparisons" / "c3").mkdir()
-    (home / "comparisons" / "c3" / "comparison.json").write_text('{"schema": 1, "rows": [')
+    one, two = make_bundle(root / "one", "one"), make_bundle(root / "two", "two")
+    evidence(root, one, id="c1")
+    evidence(root, two, id="c2", split="valid")
+    (root / "comparisons" / "c3").mkdir()
+    (root / "comparisons" / "c3" / "comparison.json").write_text('{"schema": 1, "rows": [')
     code, _, err = run(capsys, str(two.folder), "--comparison", "c1", "--dry-run")
     assert code == 2
     assert "did not measure the openvino artifact" in err
@@ -203,20 +215,15 @@ def test_evidence_for_another_artifact_or_split_does_not_count(
     assert "not a comparison" in err
 
 
-def test_a_profile_from_another_host_fails_the_latency_gate(
-    home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path
-) -> None:
+def test_a_profile_from_another_host_fails_the_latency_gate(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A budget names the machine it is for."""
-    import shutil
-
-    shutil.copytree(empty_store / "mlruns", home / "mlruns")
-    one = make_bundle(home / "one", "one")
+    one = make_bundle(root / "one", "one")
     elsewhere = replace(HOST, name="edge-4c-89abcdef")
-    evidence(home, one, profiles=(profile(one.runtime_digest("openvino"), host=elsewhere),))
+    evidence(root, one, profiles=(profile(one.runtime_digest("openvino"), host=elsewhere),))
     code, _, err = run(capsys, str(one.folder), "--dry-run")
     assert code == 3
     assert "measured on another host only: edge-4c-89abcdef" in err
-    policy = home / "edge.yaml"
+    policy = root / "edge.yaml"
     latency = "latency: {budget_ms: 10, host: edge-4c-89abcdef}"
     policy.write_text(f"gates: {{{latency}}}\nfirst_promotion: {{{latency}}}\n")
     code, passed, _ = run(capsys, str(one.folder), "--dry-run", "--policy", str(policy))
@@ -231,9 +238,8 @@ def lenient(home: Path) -> str:
     return str(policy)
 
 
-def test_without_evidence_it_compares_first(home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path) -> None:
+def test_without_evidence_it_compares_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One command: registered, compared on the sealed faces (a look that the ledger counts), judged, promoted."""
-    import shutil
 
     import tiny_bundle
 
@@ -241,14 +247,13 @@ def test_without_evidence_it_compares_first(home: Path, capsys: pytest.CaptureFi
     from fer_lab.tracking.ledger import Ledger
     from fer_lab.tracking.store import open_store
 
-    shutil.copytree(empty_store / "mlruns", home / "mlruns")
     faces = draw(1200, seed=3)
-    faces.save(home / "data" / "synthetic")
-    bundle = tiny_bundle.write(home / "bundle", ["openvino"], fingerprint=faces.fingerprint)
-    code, _, err = run(capsys, str(bundle), "--policy", lenient(home), "--dry-run")
+    faces.save(root / "data" / "synthetic")
+    bundle = tiny_bundle.write(root / "bundle", ["openvino"], fingerprint=faces.fingerprint)
+    code, _, err = run(capsys, str(bundle), "--policy", lenient(root), "--dry-run")
     assert code == 2
     assert "was not compared, and a dry run changes nothing" in err
-    code, result, err = run(capsys, str(bundle), "--policy", lenient(home))
+    code, result, err = run(capsys, str(bundle), "--policy", lenient(root))
     assert code == 0, err
     assert (result["promoted"], result["version"], result["runtime"]) == (True, 1, "openvino")
     assert "comparing models:/fer-synthetic-8/1 with none as champion" in err
@@ -257,18 +262,16 @@ def test_without_evidence_it_compares_first(home: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_without_the_runtime_it_exports_first(
-    home: Path, capsys: pytest.CaptureFixture[str], empty_store: Path, trained_bundle: Path, drawn: Any
+    root: Path, capsys: pytest.CaptureFixture[str], trained_bundle: Path, drawn: Any
 ) -> None:
     """A trained network becomes champion in one command: exported, verified, compared, judged."""
-    import shutil
 
     from fer_lab.tracking import registry
     from fer_lab.tracking.ledger import Ledger
     from fer_lab.tracking.store import open_store
 
-    shutil.copytree(empty_store / "mlruns", home / "mlruns")
-    drawn.save(home / "data" / "synthetic")
-    code, result, err = run(capsys, str(trained_bundle), "--policy", lenient(home))
+    drawn.save(root / "data" / "synthetic")
+    code, result, err = run(capsys, str(trained_bundle), "--policy", lenient(root))
     assert code == 0, err
     assert (result["promoted"], result["version"], result["runtime"]) == (True, 2, "openvino")
     store = open_store()
