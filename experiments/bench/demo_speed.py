@@ -96,7 +96,8 @@ def main() -> None:
             "name": host.name, "system": host.system, "cpu": host.cpu, "cores": host.cores, "flags": list(host.flags),
             "versions": dict(host.versions),
         },
-        "model": {"name": bundle.card.name, "backbone": bundle.card.backbone, "image_size": bundle.card.image_size, "digest": bundle.digest},
+        "model": {"name": bundle.card.name, "backbone": bundle.card.backbone, "image_size": bundle.card.image_size},
+        "digest": bundle.digest,
         "frame": [1280, 720], "model_threads": 1, "rows": rows,
     }  # fmt: skip
     if args.out is not None:

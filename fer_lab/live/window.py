@@ -68,7 +68,7 @@ class Window:
         self.root = tk.Tk()
         self.root.title("fer_lab · live")
         self.root.configure(bg=GROUND)
-        self.root.geometry(self._first_size())
+        self.root.geometry(f"{self._first_size()}+0+0")
         self.root.minsize(560, 340)
         self._build()
         for key, action in self.keys().items():

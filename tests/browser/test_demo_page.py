@@ -41,6 +41,15 @@ def opened(browser: Any, address: str, **options: Any) -> tuple[Any, list[str]]:
     return page, complaints
 
 
+def until(page: Any, expression: str) -> None:
+    """Wait for an expression; by hand, because the page's policy forbids the evaluation that Playwright's own wait needs."""
+    for _ in range(KEEPS // 100):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"not in time: {expression}")
+
+
 def test_the_camera_is_read_labelled_and_drawn(
     start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path
 ) -> None:
@@ -51,10 +60,10 @@ def test_the_camera_is_read_labelled_and_drawn(
     )  # fmt: skip
     page, complaints = opened(chromium, start(bundle, "--detector", "haar", "--search-px", "480"))
     page.click("#camera")
-    page.wait_for_function("document.querySelector('#bars li.top') !== null", timeout=KEEPS)
+    until(page, "document.querySelector('#bars li.top') !== null")
     assert page.inner_text("#sublabel").endswith("sure")
     assert page.inner_text("#model") == "tiny"
-    page.wait_for_function("parseFloat(document.querySelector('#fps').textContent) > 0", timeout=KEEPS)
+    until(page, "parseFloat(document.querySelector('#fps').textContent) > 0")
     page.keyboard.press("i")
     page.wait_for_selector("#inputs canvas", timeout=KEEPS)
     assert page.evaluate("state.points.length") > 0
@@ -68,42 +77,45 @@ def test_the_camera_is_read_labelled_and_drawn(
     assert complaints == []
 
 
-@pytest.mark.parametrize(("scheme", "width", "height"), [("dark", 1280, 860), ("light", 1280, 860), ("light", 390, 844)])
 def test_a_picture_is_labelled_in_every_look(
-    start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path, scheme: str, width: int, height: int
-) -> None:
-    """An uploaded image in light and dark and at phone width: readable, nothing cut off sideways."""
-    cv2.imwrite(str(tmp_path / "a.jpg"), portrait())
-    page, complaints = opened(
-        browser(), start(bundle, "--search-px", "480"), color_scheme=scheme, viewport={"width": width, "height": height}
-    )  # fmt: skip
-    page.set_input_files("#file", str(tmp_path / "a.jpg"))
-    page.wait_for_function("document.querySelector('#overlay').ariaLabel.includes('face:')", timeout=KEEPS)
-    page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ink = page.evaluate("getComputedStyle(document.querySelector('#label')).color")
-    ground = page.evaluate("getComputedStyle(document.querySelector('.panel')).backgroundColor")
-    assert contrast(ink, ground) > 7
-    assert complaints == []
-
-
-def test_a_file_that_is_no_image_is_told_on_the_page(
     start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path
 ) -> None:
-    """And the welcome comes back."""
-    (tmp_path / "a.png").write_bytes(b"this is no picture")
-    page, _ = opened(browser(), start(bundle))
-    page.set_input_files("#file", str(tmp_path / "a.png"))
-    page.wait_for_function("!document.querySelector('#message').hidden", timeout=KEEPS)
-    assert "not an image" in page.inner_text("#message")
+    """An uploaded image in light and dark and at phone width: readable, nothing cut off sideways; then a file that is none."""
+    cv2.imwrite(str(tmp_path / "a.jpg"), portrait())
+    page, complaints = opened(browser(), start(bundle, "--search-px", "480"))
+    page.set_input_files("#file", str(tmp_path / "a.jpg"))
+    until(page, "document.querySelector('#overlay').ariaLabel.includes('face:')")
+    for scheme, width, height in (("dark", 1280, 860), ("light", 1280, 860), ("light", 390, 844)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        ink = page.evaluate("getComputedStyle(document.querySelector('#label')).color")
+        ground = page.evaluate("getComputedStyle(document.querySelector('.panel')).backgroundColor")
+        assert contrast(ink, ground) > 7
+    assert complaints == []
+    (tmp_path / "b.png").write_bytes(b"this is no picture")
+    page.set_input_files("#file", str(tmp_path / "b.png"))
+    until(page, "document.querySelector('#message').innerText.includes('not an image')")
     assert page.is_visible("#welcome")
 
 
-def test_no_camera_is_told_on_the_page(start: Callable[..., str], browser: Callable[..., Any], bundle: Path) -> None:
-    """A machine without one."""
+def test_the_keyboard_reaches_every_button_and_no_camera_is_told(
+    start: Callable[..., str], browser: Callable[..., Any], bundle: Path
+) -> None:
+    """A machine without one; before that, Tab visits each enabled button, and none is nameless."""
     page, _ = opened(browser(), start(bundle))
+    until(page, "document.querySelector('#model').textContent === 'tiny'")
+    enabled = set(
+        page.evaluate("[...document.querySelectorAll('button:not(:disabled)')].filter(b => b.offsetParent).map(b => b.id)")
+    )
+    visited = set()
+    for _ in range(len(enabled) + 2):
+        page.keyboard.press("Tab")
+        visited.add(page.evaluate("document.activeElement.id"))
+    assert enabled <= visited
+    assert page.evaluate("[...document.querySelectorAll('button')].every(b => b.innerText.trim() || b.offsetParent === null)")
     page.click("#camera")
-    page.wait_for_function("!document.querySelector('#message').hidden", timeout=KEEPS)
+    until(page, "!document.querySelector('#message').hidden")
     assert "camera" in page.inner_text("#message").lower()
 
 
@@ -114,28 +126,11 @@ def test_the_servers_own_source_is_shown_and_controlled(
     address = start(bundle, "--source", "sample", "--loop", "--token", "s3cret")
     assert address.endswith("?token=s3cret")
     page, complaints = opened(browser(), address)
-    page.wait_for_function("document.querySelector('#bars li.top') !== null", timeout=KEEPS)
-    page.wait_for_function("document.querySelector('#still').naturalWidth === 960", timeout=KEEPS)
+    until(page, "document.querySelector('#bars li.top') !== null")
+    until(page, "document.querySelector('#still').naturalWidth === 960")
     page.keyboard.press(" ")
-    page.wait_for_function("document.querySelector('#pause').ariaPressed === 'true'", timeout=KEEPS)
+    until(page, "document.querySelector('#pause').ariaPressed === 'true'")
     assert complaints == []
-
-
-def test_every_button_is_reached_by_keyboard_and_has_a_name(
-    start: Callable[..., str], browser: Callable[..., Any], bundle: Path
-) -> None:
-    """Tab visits each enabled button; none is nameless."""
-    page, _ = opened(browser(), start(bundle))
-    page.wait_for_function("document.querySelector('#model').textContent === 'tiny'", timeout=KEEPS)
-    enabled = set(
-        page.evaluate("[...document.querySelectorAll('button:not(:disabled)')].filter(b => b.offsetParent).map(b => b.id)")
-    )
-    visited = set()
-    for _ in range(len(enabled) + 2):
-        page.keyboard.press("Tab")
-        visited.add(page.evaluate("document.activeElement.id"))
-    assert enabled <= visited
-    assert page.evaluate("[...document.querySelectorAll('button')].every(b => b.innerText.trim() || b.offsetParent === null)")
 
 
 def contrast(ink: str, ground: str) -> float:

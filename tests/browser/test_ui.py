@@ -65,9 +65,14 @@ def test_the_newest_study_shows_grouped_with_its_pictures(home: Path) -> None:
             expect.set_options(timeout=120_000)
             page.goto(url)
             expect(page.get_by_text("quickstart-study").first).to_be_visible()
-            page.screenshot(path=shots / "ui-table.png")
+            assert page.get_by_text("trial-0").count() == 0  # grouped: the trials stand folded below their study
+            page.get_by_text("quickstart-study").first.locator("xpath=ancestor::*[@role='row'][1]").get_by_role(
+                "button"
+            ).first.click()
             expect(page.get_by_text("trial-0").first).to_be_visible()
-            page.goto(url.partition("?")[0] + "?compareRunsMode=CHART")
+            page.wait_for_timeout(2000)
+            page.screenshot(path=shots / "ui-table.png")
+            page.goto(f"{url}&compareRunsMode=CHART")
             expect(page.get_by_text("val/accuracy").first).to_be_visible()
             page.wait_for_timeout(5000)
             page.screenshot(path=shots / "ui-charts.png")
