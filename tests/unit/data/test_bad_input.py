@@ -220,7 +220,8 @@ CASES: list[tuple[str, Callable[[Files], object], tuple[str, ...], tuple[str, ..
     ("votes missing", lines(new_of, lambda r: [*r[:2], "Training,fer1.png,10,0", *r[3:]]), PAIR, ("line 3", "4 fields")),
     ("folder as csv", lambda f: (f.fer2013.unlink(), f.fer2013.mkdir()), PAIR, ("folder",)),
     ("csv without labels", lambda f: f.new_labels.unlink(), ("--fer2013", "fer2013.csv"), ("fer2013new.csv",)),
-    ("csv part with folders", lambda f: None, ("--fer2013", "fer2013.csv", "--labels", "images"), ("no image names", "fer2013new.csv")),
+    ("csv part with folders", lambda f: None, ("--fer2013", "fer2013.csv", "--labels", "images"),
+     ("no image names", "fer2013new.csv")),
     ("both kinds of faces", lambda f: None, (*PAIR, *PNGS), ("--fer2013", "--images")),
     # 24–27: the layout
     ("images missing", lambda f: shutil.rmtree(f.images), PNGS, ("does not exist", "FER2013Train")),
