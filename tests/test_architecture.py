@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +78,9 @@ def test_every_verb_has_its_file() -> None:
 
 def loaded_by(code: str) -> set[str]:
     """The top-level modules in sys.modules after running code in a fresh interpreter."""
-    script = f"import sys\n{code}\nprint('\\n'.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    script = f"import sys\n{code}\nprint('=====', *{{m.split('.')[0] for m in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.rsplit("=====", 1)[1].split())
 
 
 def test_importing_fer_lab_imports_nothing_heavy() -> None:
@@ -88,19 +88,20 @@ def test_importing_fer_lab_imports_nothing_heavy() -> None:
     assert not loaded_by("import fer_lab") & (HEAVY | {"numpy", "pydantic"})
 
 
+def processor_seconds_of_children() -> float:
+    """Processor time of all finished child processes: what a busy machine does not stretch."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_is_quick_and_light(verb: str) -> None:
-    """`--help` of every verb imports neither torch nor mlflow and answers in under 0.4 s (the best of five)."""
+    """`--help` of every verb imports neither torch nor mlflow and takes under 0.4 s of one core."""
     code = f"import fer_lab.{verb} as verb\ntry: verb.main(['--help'])\nexcept SystemExit as done: assert not done.code"
     assert not loaded_by(code) & HEAVY
-    durations = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", f"fer_lab.{verb}", "--help"], capture_output=True, check=True)
-        durations.append(time.perf_counter() - start)
-        if durations[-1] < 0.4:
-            break
-    assert min(durations) < 0.4
+    before = processor_seconds_of_children()
+    subprocess.run([sys.executable, "-m", f"fer_lab.{verb}", "--help"], capture_output=True, check=True)
+    assert processor_seconds_of_children() - before < 0.4
 
 
 def test_the_demo_leaves_the_training_libraries_alone() -> None:
