@@ -41,8 +41,8 @@ _NEEDED_MB = 200  # an 83 MB dataset is written beside the old one before it rep
 
 _WHERE_FROM = (
     ("fer2013.csv", "Kaggle, “Challenges in Representation Learning: Facial Expression Recognition Challenge” (an account, and "
-     "its rules accepted: research use), about 300 MB, MD5 f8428a1edbd21e88f42c73edd2a14f95; icml_face_data.csv of the same page also serves "
-     "(MD5 b114b9e04e6949e5fe8b6a98b3892b1d)"),
+     "its rules accepted: research use), about 300 MB, MD5 f8428a1edbd21e88f42c73edd2a14f95; icml_face_data.csv of the same page "
+     "also serves (MD5 b114b9e04e6949e5fe8b6a98b3892b1d)"),
     ("fer2013new.csv", "https://github.com/microsoft/FERPlus (MIT licence), 1.6 MB, MD5 413eba86d6e454536b99705b8c7fc5c5; "
      "the three label.csv are in its data/ folder"),
 )  # fmt: skip
