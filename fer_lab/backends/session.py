@@ -17,6 +17,8 @@ from fer_lab.backends.bundle import RUNTIMES, Bundle, open_bundle
 from fer_lab.core.errors import InputError, NotFound, nearest
 from fer_lab.core.plugins import discover
 
+MAX_CALL = 256  # faces per call of a session: memory stays bounded however many a caller hands over
+
 Faces = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 
@@ -115,7 +117,9 @@ class Predictor:
             raise InputError(f"{self.bundle.card.name} takes uint8 faces of {wanted}, got {faces.dtype} {list(faces.shape)}")
         if len(faces) == 0:
             return np.zeros((0, len(self.labels)), np.float32)
-        return self._session.run(faces)
+        if len(faces) <= MAX_CALL:
+            return self._session.run(faces)
+        return np.concatenate([self._session.run(faces[i : i + MAX_CALL]) for i in range(0, len(faces), MAX_CALL)])
 
     def close(self) -> None:
         """Free the session."""
