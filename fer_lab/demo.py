@@ -204,7 +204,7 @@ class _Registry:
         from fer_lab.tracking.registry import version_tags
 
         tags = version_tags(self._open(), name, version)
-        return tags.get("promoted_runtime") or tags.get("runtime")
+        return tags.get("champion_runtime")  # tracking.ledger.RUNTIME_TAG
 
     def _open(self) -> Any:
         if self._store is None:

@@ -305,7 +305,7 @@ function mirrored() { return state.mode === "camera" && state.mirror; }
 
 function applyMirror() {
   $("stage").classList.toggle("mirrored", mirrored());
-  $("mirror").disabled = state.mode !== "camera" && state.mode !== "idle";
+  $("mirror").hidden = state.mode !== "camera" && state.mode !== "idle";
   press("mirror", state.mirror);
 }
 
@@ -507,7 +507,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === " " && event.target instanceof HTMLButtonElement) return; // space presses the focused button
   const id = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  if (!id || $(id).disabled) return;
+  if (!id || $(id).disabled || $(id).hidden) return;
   event.preventDefault();
   $(id).click();
 });
