@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_train import SMALL, lab, run
+from test_train import SMALL, lab, no_pictures, run
 
 from fer_lab.training.progress import Progress
 
-__all__ = ["lab"]  # the fixture
+__all__ = ["lab", "no_pictures"]  # the fixtures
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture

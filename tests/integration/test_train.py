@@ -29,6 +29,15 @@ def lab(home: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the four pictures of a run, which take most of the time of so small a one; one test looks at them."""
+    from fer_lab.measure import plots
+
+    for name in ("curves", "confusion_matrix", "reliability", "worst_mistakes"):
+        monkeypatch.setattr(plots, name, lambda *arguments, **options: None)
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, last line of stdout as JSON, and stderr."""
     code = train.main(list(arguments))
@@ -72,6 +81,7 @@ def test_a_run_leaves_its_evidence_in_the_store(lab: Path, capsys: pytest.Captur
     assert (probs.argmax(axis=1) == labels)[labels >= 0].mean() == pytest.approx(result["val"]["accuracy"])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_several_seeds_are_children_of_one_run_with_a_mean(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The parent carries mean and standard deviation."""
     from fer_lab.tracking.store import open_store
@@ -122,6 +132,7 @@ def test_every_recipe_is_loaded(path: Path) -> None:
     check_config(load_run_config(path))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_cut_down_seed_recipe_runs(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Keras' RMSprop, plateau, class weights, majority targets, early stopping, the four checkpoints."""
     from fer_lab.tracking.store import open_store
