@@ -20,9 +20,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_whole_bundle_opens_with_its_identity(folder: Path) -> None:
     """The digest is that of the manifest and the same in a copy."""
     bundle = open_bundle(folder)
-    assert ("onnx",) == bundle.runtimes
+    assert bundle.runtimes == ("onnx",)
     assert bundle.digest == write_manifest(folder)
-    assert "tiny" == bundle.card.name
+    assert bundle.card.name == "tiny"
 
 
 @pytest.mark.parametrize("path", ["card.json", "onnx/model.onnx"])
@@ -56,7 +56,7 @@ def test_a_card_from_a_newer_schema_says_update(folder: Path) -> None:
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     (folder / "card.json").write_text(json.dumps(card | {"schema": 9}), encoding="utf-8")
     write_manifest(folder)
-    with pytest.raises(InputError, match="schema 9 is newer .* update fer_lab"):
+    with pytest.raises(InputError, match=r"schema 9 is newer .* update fer_lab"):
         open_bundle(folder)
 
 

@@ -55,7 +55,7 @@ def test_a_newer_opset_is_refused_with_the_number() -> None:
     """The message says what to do."""
     model = tiny_bundle.proto()
     model.opset_import[0].version = 99
-    with pytest.raises(InputError, match="opset 99 is newer .* update fer_lab"):
+    with pytest.raises(InputError, match=r"opset 99 is newer .* update fer_lab"):
         onnx_file.check(model.SerializeToString(), "model.onnx")
 
 

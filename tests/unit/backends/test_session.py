@@ -20,8 +20,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_device_is_named_behind_the_runtime() -> None:
     """The CPU is meant when none is named."""
-    assert ("openvino-int8", "GPU") == split_runtime("openvino-int8:gpu")
-    assert ("onnx", "CPU") == split_runtime("onnx")
+    assert split_runtime("openvino-int8:gpu") == ("openvino-int8", "GPU")
+    assert split_runtime("onnx") == ("onnx", "CPU")
 
 
 def test_an_unknown_runtime_lists_the_known_ones() -> None:
@@ -32,7 +32,10 @@ def test_an_unknown_runtime_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize(
     "faces",
-    [np.zeros((2, 48, 48), np.float32), np.zeros((2, 3, 48, 48), np.uint8), np.zeros((2, 64, 64), np.uint8), np.zeros((48, 48), np.uint8)],
+    [
+        np.zeros((2, 48, 48), np.float32), np.zeros((2, 3, 48, 48), np.uint8), np.zeros((2, 64, 64), np.uint8),
+        np.zeros((48, 48), np.uint8),
+    ],
     ids=["floats", "three channels", "another size", "no batch"],
 )  # fmt: skip
 def test_faces_that_are_not_the_cards_are_refused(folder: Path, faces: np.ndarray) -> None:

@@ -28,7 +28,7 @@ def test_the_same_probabilities_differ_by_nothing() -> None:
     """No flip, no change, an interval of no width."""
     targets = np.arange(90) % 3
     found = report(targets, targets, targets)
-    assert (0.0, [], 0.0, 0.0, 0.0) == (found["max_dp"], found["flips"], found["change"], found["change_low"], found["change_high"])
+    assert (found["max_dp"], found["flips"], found["change"], found["change_low"], found["change_high"]) == (0.0, [], 0.0, 0.0, 0.0)
     assert parity.refusal(found, TIGHT) is None
 
 
@@ -37,7 +37,7 @@ def test_a_flip_is_listed_with_name_labels_and_margins() -> None:
     targets = np.zeros(4, np.int64)
     after = np.array([0, 0, 1, 0])
     (flip,) = report(targets, after, targets)["flips"]
-    assert ("face2.png", "a", "a", "b") == (flip["name"], flip["target"], flip["reference"], flip["runtime"])
+    assert (flip["name"], flip["target"], flip["reference"], flip["runtime"]) == ("face2.png", "a", "a", "b")
     assert pytest.approx(0.7) == flip["margin_reference"] == flip["margin_runtime"]
 
 
