@@ -64,12 +64,12 @@ def page(bundle: str) -> None:
 def window(bundle: str) -> None:
     """The window on a private display."""
     display = ":97"
-    server = subprocess.Popen(["Xvfb", display, "-screen", "0", "1180x640x24"], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(["Xvfb", display, "-screen", "0", "1240x740x24"], stderr=subprocess.DEVNULL)
     try:
         time.sleep(2)
         process = demo(bundle, "--view", "window", display=display)
         time.sleep(SHOWN_AT_S)
-        picture = ImageGrab.grab(xdisplay=display)
+        picture = ImageGrab.grab(bbox=(0, 0, 1180, 640), xdisplay=display)
         process.terminate()
         process.communicate()
         saved(picture, "demo-window.png")
