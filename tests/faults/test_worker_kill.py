@@ -21,7 +21,7 @@ from fer_lab.data.faces import FaceDataset
 
 TINY = [
     "name=killed", "data.dataset=synthetic", "data.subset=64", "train.batch_size=16", "train.epochs=2", "train.image_size=32",
-    "train.device=cpu", "train.threads=1", "train.warmup_epochs=0", "space.train.lr={low: 1e-3, high: 1e-2}",
+    "train.device=cpu", "train.threads=1", "train.warmup_epochs=0",
     "sweep.lease_s=3", "sweep.pruner.name=none", "sweep.confirm.top=1", "sweep.confirm.seeds=1",
 ]  # fmt: skip
 
@@ -63,7 +63,7 @@ def prepare(home: Path, drawn: FaceDataset) -> Path:
     rows = np.concatenate([drawn.indices("train")[:200], drawn.indices("valid")[:40]])
     drawn.take(rows).save(home / "data" / "synthetic")
     config = home / "tiny.yaml"
-    config.write_text("name: tiny\n", encoding="utf-8")
+    config.write_text("name: tiny\nspace: {train.lr: {low: 1.0e-4, high: 1.0e-3}}\n", encoding="utf-8")
     return config
 
 
