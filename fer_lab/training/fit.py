@@ -143,6 +143,7 @@ class _Training:
             pretrained=config.model.pretrained,
             weights_file=config.model.weights_file,
         ).to(device)
+        recipe.start_classifier(self.network, config.model.head_std)
         if self.settings.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in self.network.parameters())
