@@ -39,10 +39,9 @@ def drawn():  # type: ignore[no-untyped-def]  # the annotation would import nump
 @pytest.fixture(scope="session")
 def trained_bundle(drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
     """A bundle of a briefly but really trained B0 (torch only). Read it, never change it: copy first."""
+    from fer_lab.core.config import load_run_config
     from fer_lab.training.bundle import write_run_bundle
     from fer_lab.training.fit import fit
-
-    from fer_lab.core.config import load_run_config
 
     folder = tmp_path_factory.mktemp("trained")
     config = load_run_config(

@@ -50,9 +50,7 @@ class ModelConfig(Section):
     drop_path_rate: float = Field(0.1, ge=0, lt=1)
     mean: float | None = Field(None, description="of gray values in 0–1; timm's record of the backbone when null")
     std: PositiveFloat | None = None
-    head_std: PositiveFloat | None = Field(
-        0.01, description="of the classifier's first weights; the library's own, Keras', when null"
-    )
+    head_std: PositiveFloat | None = Field(0.01, description="of the classifier's first weights; as Keras draws them when null")
 
 
 class AugmentConfig(Section):
