@@ -245,6 +245,6 @@ def start_classifier(network: nn.Module, std: float | None) -> None:
     """
     if std is None:
         return
-    classifier = network.get_classifier()  # type: ignore[operator]  # timm networks have it
+    classifier = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     nn.init.normal_(classifier.weight, std=std)
     nn.init.zeros_(classifier.bias)
