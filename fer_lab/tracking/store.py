@@ -280,7 +280,7 @@ class Store:
         self.run_info(run_id)
         with self.errors(f"list the artifacts of run {run_id}"):
             beside = self.client.list_artifacts(run_id, folder.rpartition("/")[0] or None)
-        if folder not in {item.path for item in beside}:
+        if folder and folder not in {item.path for item in beside}:
             raise NotFound(f"run {run_id} has no {folder!r}")
         with self.errors(f"download {folder} of run {run_id}"), tempfile.TemporaryDirectory(dir=_made(dst.parent)) as staging:
             fetched = Path(self.client.download_artifacts(run_id, folder, staging))
