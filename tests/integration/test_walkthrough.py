@@ -73,6 +73,7 @@ def step(walk: Walk, index: int, *extra: str, code: int = 0) -> dict[str, Any]:
     return walk.run(module, *arguments, *cut_down, *extra, code=code)
 
 
+@pytest.mark.slow
 def test_the_walk_through_runs_from_a_sweep_to_a_running_champion_and_back(walk: Walk, tmp_path: Path) -> None:
     """Each command of README's walk-through does what it says, in its order."""
     assert [c[0].rsplit(".", 1)[1] for c in commands()] == ["sweep", "export", "compare", "promote", "promote", "demo"]
