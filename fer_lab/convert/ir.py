@@ -25,7 +25,7 @@ SECTION = "fer_lab"  # of the IR's rt_info
 def convert(onnx_path: Path) -> Any:
     """Return the openvino.Model of an ONNX file; raises FerLabError when OpenVINO cannot read it."""
     openvino = library()
-    with _no_telemetry():
+    with no_telemetry():
         try:
             return openvino.convert_model(str(onnx_path))
         except Exception as error:  # openvino raises classes of its own front ends
@@ -71,8 +71,8 @@ def library() -> Any:
 
 
 @contextlib.contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """OpenVINO's tools report usage to a server unless they believe to run in CI; an export talks to nobody."""
+def no_telemetry() -> Iterator[None]:
+    """OpenVINO's tools and NNCF report usage to a server unless they believe to run in CI; an export talks to nobody."""
     before = os.environ.get("CI")
     os.environ["CI"] = "true"
     try:

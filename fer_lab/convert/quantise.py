@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.convert.graph import INPUT, quiet
+from fer_lab.convert.ir import no_telemetry
 from fer_lab.core import labels
 from fer_lab.core.errors import InputError, MissingPart
 from fer_lab.data.faces import FaceDataset
@@ -132,13 +132,5 @@ def _library() -> Any:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """NNCF prints progress bars, warns about its own imports and reports usage unless it believes to run in CI."""
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
-    try:
-        with quiet():
-            yield
-    finally:
-        if before is None:
-            del os.environ["CI"]
-        else:
-            os.environ["CI"] = before
+    with no_telemetry(), quiet():
+        yield
