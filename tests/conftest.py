@@ -14,7 +14,7 @@ os.environ |= {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MPLBACKEND": "Agg",
-    "OMP_NUM_THREADS": "1",  # two test processes share two cores; threads that wait for each other crawl
+    "OMP_NUM_THREADS": "2",
 }
 for name in ("FER_LAB_HOME", "FER_LAB_STORAGE", "FER_LAB_MODEL", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
