@@ -4,41 +4,52 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+import tiny_backbone
 from test_train import SMALL, lab, no_pictures, run
-
-from fer_lab.training.progress import Progress
 
 __all__ = ["lab", "no_pictures"]  # the fixtures
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-@pytest.fixture
-def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sends a real signal to this process after a step of an epoch, once."""
+STOPPED = """
+import os, sys
+import pytest
+from tiny_backbone import register_tiny
+from fer_lab import train
+from fer_lab.training.progress import Progress
+
+register_tiny(pytest.MonkeyPatch())
+number, epoch, step = map(int, sys.argv[1:4])
+real = Progress.on_step
+
+def on_step(self, now, done, steps):
+    real(self, now, done, steps)
+    if (now, done) == (epoch, step):
+        os.kill(os.getpid(), number)
+
+Progress.on_step = on_step
+sys.exit(train.main(sys.argv[4:]))
+"""
+
+
+def run_until(number: int, epoch: int, step: int, *arguments: str) -> tuple[int, str]:
+    """Run the verb in a process of its own that gets a real signal after that step; returns exit code and stderr."""
     if os.name != "posix":
         pytest.skip("os.kill delivers no signal handler on Windows")
-
-    def arm(number: int, epoch: int, step: int) -> None:
-        real = Progress.on_step
-
-        def on_step(self: Progress, now: int, done: int, steps: int) -> None:
-            real(self, now, done, steps)
-            if (now, done) == (epoch, step):
-                monkeypatch.setattr(Progress, "on_step", real)
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(Progress, "on_step", on_step)
-
-    return arm
+    environment = {**os.environ, "PYTHONPATH": str(Path(tiny_backbone.__file__).parent)}
+    command = [sys.executable, "-c", STOPPED, str(int(number)), str(epoch), str(step), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stderr
 
 
 def test_a_stopped_run_is_killed_in_the_store_and_resumes_to_the_same_weights(
-    lab: Path, capsys: pytest.CaptureFixture[str], signal_at: Any
+    lab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGTERM gives 143, Ctrl-C 130; each epoch is logged once; a finished run is not resumed."""
     from fer_lab.tracking.registry import resolve
@@ -46,15 +57,13 @@ def test_a_stopped_run_is_killed_in_the_store_and_resumes_to_the_same_weights(
 
     arguments = [*SMALL, "train.epochs=3", "augment.mixup=0.2"]
     _, whole, _ = run(capsys, *arguments)
-    signal_at(signal.SIGTERM, 1, 3)
-    code, _, err = run(capsys, *arguments)
+    code, err = run_until(signal.SIGTERM, 1, 3, *arguments)
     assert code == 143
     run_id = err.strip().split()[-1]
     assert f"--resume {run_id}" in err
     store = open_store()
     assert store.run_info(run_id)["status"] == "KILLED"
-    signal_at(signal.SIGINT, 2, 1)
-    code, _, _ = run(capsys, "--resume", run_id)
+    code, _ = run_until(signal.SIGINT, 2, 1, "--resume", run_id)
     assert code == 130
     code, resumed, err = run(capsys, "--resume", run_id)
     assert code == 0, err
@@ -70,11 +79,9 @@ def test_a_stopped_run_is_killed_in_the_store_and_resumes_to_the_same_weights(
     assert "nothing to resume" in err
 
 
-def test_several_seeds_resume_where_they_stopped(lab: Path, capsys: pytest.CaptureFixture[str], signal_at: Any) -> None:
+def test_several_seeds_resume_where_they_stopped(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Finished children are kept, the stopped one continues."""
-    signal_at(signal.SIGTERM, 0, 2)
-    arguments = [*SMALL, "train.epochs=1"]
-    code, _, err = run(capsys, *arguments, "--seeds", "0,1")
+    code, err = run_until(signal.SIGTERM, 0, 2, *SMALL, "train.epochs=1", "--seeds", "0,1")
     assert code == 143
     parent = err.strip().split()[-1]
     code, result, err = run(capsys, "--resume", parent)
