@@ -173,8 +173,10 @@ def _begin(
     out: Path | None,
     count_look: Callable[[str], int | None] | None,
 ) -> tuple[Path, record.Plan]:
-    now = time.gmtime()
-    identity = f"{time.strftime('%Y%m%d-%H%M%S', now)}-{key[:8]}"
+    seconds = time.time()
+    now = time.gmtime(seconds)
+    # With milliseconds: the same comparison started twice within a second is two looks at the test split.
+    identity = f"{time.strftime('%Y%m%d-%H%M%S', now)}{int(seconds % 1 * 1000):03d}-{key[:8]}"
     folder = out or home / "comparisons" / identity
     if out is not None and out.is_dir() and any(out.iterdir()) and not (out / record.PLAN).is_file():
         raise InputError(f"--out {out} holds other files; give a new or empty folder")
