@@ -18,7 +18,7 @@ SMALL = [
     "train.batch_size=32", "train.device=cpu", "train.threads=1", "train.precision=float32", "train.stages=[]",
 ]  # fmt: skip
 
-RECIPES = [*sorted(EXPERIMENTS.glob("seed/*.yaml")), EXPERIMENTS / "ferplus8_b0.yaml"]
+RECIPES = [*sorted(EXPERIMENTS.glob("seed/*.yaml")), *sorted(EXPERIMENTS.glob("ferplus8_*.yaml"))]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class HaarFinder:
     def __init__(self, cascade: Any, search: Search) -> None:
         self._cascade = cascade
         self._search = search
-        self._search_px = search.search_px or 360
+        self._search_px = search.search_px or 320
 
     def find(self, image: Image) -> list[Found]:
         """BGR uint8 [H, W, 3] → faces, largest first."""
@@ -36,7 +36,7 @@ class HaarFinder:
         gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
         smallest = max(20, round(min(gray.shape) * self._search.smallest))
         boxes, _, weights = self._cascade.detectMultiScale3(
-            gray, scaleFactor=1.15, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
+            gray, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
         )
         threshold = self._search.threshold if self._search.threshold is not None else 0.0
         found = []
