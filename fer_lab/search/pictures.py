@@ -121,14 +121,14 @@ def _parallel(sweep: Sweep, complete: Sequence[Job], path: Path) -> Path:
         axes.plot(range(len(columns)), [column[0][row] for column in columns], color=colours[row], lw=1.8, alpha=0.85)
     for x, (_, bottom, top) in enumerate(columns):
         axes.axvline(x, color=QUIET, lw=0.8)
-        axes.annotate(bottom, (x, -0.04), ha="center", va="top", fontsize=8)
-        axes.annotate(top, (x, 1.04), ha="center", va="bottom", fontsize=8)
+        axes.annotate(bottom, (x, -0.04), ha="center", va="top", fontsize=8, annotation_clip=False)
+        axes.annotate(top, (x, 1.04), ha="center", va="bottom", fontsize=8, annotation_clip=False)
     axes.set_xticks(range(len(columns)), [*(key.split(".")[-1] for key in keys), sweep.config.sweep.metric], fontsize=9)
-    axes.tick_params(axis="x", pad=14, length=0)
+    axes.tick_params(axis="x", pad=18, length=0)
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set(ylim=(-0.02, 1.02), title=f"{sweep.name}: complete trials")
-    axes.title.set_position((0.5, 1.1))
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(f"{sweep.name}: complete trials", pad=24)  # above the texts at the axes' upper ends
     figure.colorbar(shades, ax=axes, label=sweep.config.sweep.metric, pad=0.02)
     return _save(figure, path)
 
