@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="policy on INT8 accuracy (0.5)")
     parser.add_argument("--calibration", type=int, default=300, metavar="N", help="training faces that calibrate INT8 (300)")
     parser.add_argument("--threads", type=int, help="threads of the verification (all usable cores)")
+    parser.add_argument("--slim", action="store_true", help="leave torch's weights out: a bundle to ship, not to export again")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration faces")
     parser.add_argument("--check", metavar="BUNDLE", help="verify this bundle's manifest and runtimes on its stored faces")
     return console.run(parser, _body, argv)
@@ -90,7 +91,7 @@ def _export(args: argparse.Namespace) -> Mapping[str, Any]:
         result = export.export_bundle(
             source.bundle, dataset, runtimes, out, max_drop=args.max_drop / 100, seed=args.seed, threads=args.threads,
             exported_from=_origin(source), calibration_faces=args.calibration,
-            progress=lambda text: console.note(f"  {time.perf_counter() - started:6.1f} s  {text}"),
+            keep_weights=not args.slim, progress=lambda text: console.note(f"  {time.perf_counter() - started:6.1f} s  {text}"),
         )  # fmt: skip
     except Refused as error:
         nothing = {"name": name, "version": None, "bundle": None, **(error.result or {})}

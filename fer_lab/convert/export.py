@@ -108,14 +108,16 @@ def export_bundle(
     threads: int | None = None,
     exported_from: str | None = None,
     calibration_faces: int = quantise.FACES,
+    keep_weights: bool = True,
     progress: Progress = lambda _: None,
 ) -> ExportResult:
     """Export, verify and publish `out/<digest>`; a refused runtime is left out and reported.
 
     dataset: its training faces calibrate INT8, its validation faces verify. max_drop: of accuracy, a fraction, the policy
     on the INT8 runtimes. threads: for verification (all usable cores when None). exported_from: what to write into the
-    card (the bundle's digest when None). Raises InputError for unknown runtimes, a dataset that does not fit, a bundle
-    without weights; Refused when no runtime is left; OSError when the disk is full, the previous bundle untouched.
+    card (the bundle's digest when None). keep_weights: leave torch's weights in the bundle; without them it is small enough
+    to ship, and can be run but not exported again. Raises InputError for unknown runtimes, a dataset that does not fit, a
+    bundle without weights; Refused when no runtime is left; OSError when the disk is full, the previous bundle untouched.
     """
     wanted = check_runtimes(runtimes)
     check_dataset(bundle.card, dataset)
@@ -139,6 +141,8 @@ def export_bundle(
             reasons = "; ".join(f"{name}: {report.refused or report.unavailable}" for name, report in reports.items())
             raise Refused(f"{card.name}: no runtime passed. {reasons}", result={"runtimes": summary(reports)})
         record.write(stage, work.record())
+        if not keep_weights:
+            (stage / WEIGHTS).unlink()
         digest = write_manifest(stage)
         folder = publish.publish(stage, out, digest)
     return ExportResult(folder, digest, reports)

@@ -117,6 +117,24 @@ def test_the_challenger_becomes_a_new_version_with_every_runtime(
 
 
 @pytest.mark.usefixtures("fast_graph")
+def test_a_slim_bundle_leaves_the_weights_out_and_still_verifies(
+    source: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is shipped: no torch weights, the artifacts byte for byte those of the full bundle; it cannot be exported again."""
+    assert export.main([str(source), "--runtimes", "openvino-fp16", "--out", "full"]) == 0
+    full = open_bundle(Path(last_line(capsys)["bundle"]))
+    assert export.main([str(source), "--runtimes", "openvino-fp16", "--out", "slim", "--slim"]) == 0
+    slim = open_bundle(Path(last_line(capsys)["bundle"]))
+    assert set(full.files) - set(slim.files) == {"weights.safetensors"}
+    assert slim.runtimes == ("openvino-fp16",)
+    assert (slim.folder / "openvino-fp16/model.bin").read_bytes() == (full.folder / "openvino-fp16/model.bin").read_bytes()
+    assert export.main(["--check", str(slim.folder)]) == 0
+    assert last_line(capsys)["runtimes"]["openvino-fp16"]["state"] == "verified"
+    assert export.main([str(slim.folder), "--runtimes", "onnx"]) == 2
+    assert "has no weights.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fast_graph")
 def test_the_test_split_is_never_read(source: Path, drawn: Any, tmp_path: Path) -> None:
     """Its faces are replaced by noise and nothing changes."""
     from fer_lab.data.faces import FaceDataset
