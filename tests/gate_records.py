@@ -10,6 +10,7 @@ from fer_lab.measure.comparison import Audit, ClassFigures, Comparison, Profile,
 
 LABELS = ("neutral", "happiness", "surprise")
 HOST = Host("box-2c-0123abcd", "Linux", "A Processor", 2, ("avx2",))
+SIGNER = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # the public key of RFC 8032, 7.1, test 1
 CHAMPION, CHALLENGER = "models:/fer-synthetic-8/1", "models:/fer-synthetic-8/2"
 
 
@@ -27,7 +28,7 @@ def good_row(model: str = CHALLENGER, runtime: str = "openvino", digest: str = "
         precision="f32", size_mb=23.7, name="fer-synthetic-8", version=2, run_id="r2",
         audit=Audit(True, 512, 0, 0.0, True, 0), batch_invariant=True,
         host=HOST.name, threads=1, batch=1, p50_ms=4.0, p90_ms=4.4, p95_ms=4.5, samples=100,
-        parity=parity(0, 0.0),
+        parity=parity(0, 0.0), signed_by=SIGNER,
         card={
             "name": "b0", "protocol": "ferplus8", "label_source": "synthetic", "dataset": "synthetic", "fingerprint": "f",
             "backbone": "tf_efficientnetv2_b0", "licence": "MIT", "versions": {"torch": "2"}, "parameters": 5_868_376,

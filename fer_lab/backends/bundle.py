@@ -5,6 +5,7 @@
     onnx/ onnx-int8/ openvino/ openvino-fp16/ openvino-int8/    one folder per exported runtime
     parity.json             how each runtime was verified
     MANIFEST.json           sha256 of every other file; checked before anything is parsed
+    SIGNATURE.json          who signed the manifest, where somebody did; checked before the manifest is parsed
 
 There is no pickle anywhere. `openvino-bf16` has no folder of its own: it is the float32 IR run in bf16.
 """
@@ -15,13 +16,14 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fer_lab.backends.signature import SIGNATURE, verify
 from fer_lab.core.errors import InputError, IntegrityError, NotFound
 
 MANIFEST = "MANIFEST.json"
@@ -88,6 +90,7 @@ class Bundle:
     card: Card
     digest: str
     files: Mapping[str, str]  # relative posix path → sha256
+    signed_by: str | None = None  # the public key whose signature was verified
 
     def runtime_digest(self, runtime: str) -> str:
         """Return the sha256 over the files that this runtime reads (its folder, or the weights for torch).
@@ -120,9 +123,13 @@ def sha256_of(path: Path) -> str:
 
 
 def write_manifest(folder: Path) -> str:
-    """Write MANIFEST.json over every file below `folder`, last and atomically. Returns the bundle digest."""
+    """Write MANIFEST.json over every file below `folder`, last and atomically. Returns the bundle digest.
+
+    A signature of the manifest before is removed: it is not one of this.
+    """
     files = {path: sha256_of(folder / path) for path in _files_below(folder)}
     text = json.dumps({"schema": SCHEMA, "files": files}, indent=2, sort_keys=True) + "\n"
+    (folder / SIGNATURE).unlink(missing_ok=True)
     temporary = folder / f".{MANIFEST}.tmp"
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -132,11 +139,12 @@ def write_manifest(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_bundle(folder: str | Path) -> Bundle:
-    """Verify the manifest, then parse the card.
+def open_bundle(folder: str | Path, *, signed_by: Collection[str] | None = None) -> Bundle:
+    """Verify the signature, if there is one, then the manifest, then parse the card.
 
-    Raises NotFound when there is no bundle, IntegrityError naming the file that is missing, extra, linked or altered,
-    InputError when the card does not follow its schema.
+    signed_by: public keys of which one must have signed it; None: unsigned bundles are welcome too.
+    Raises NotFound when there is no bundle, IntegrityError naming the file that is missing, extra, linked or altered, or
+    when the signature is wrong or not one of these keys, InputError when the card does not follow its schema.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -145,6 +153,10 @@ def open_bundle(folder: str | Path) -> Bundle:
     if not manifest.is_file() or manifest.is_symlink():
         raise NotFound(f"{folder} is not a bundle: it has no {MANIFEST}")
     raw = manifest.read_bytes()
+    signer = verify(folder, raw)
+    if signed_by is not None and signer not in signed_by:
+        found = f"signed by {signer}" if signer else "not signed"
+        raise IntegrityError(f"{folder} is {found}; expected a signature by {' or '.join(sorted(signed_by))}")
     files = _parse_manifest(raw, manifest)
     present = set(_files_below(folder))
     for path in sorted(set(files) | present):
@@ -161,7 +173,7 @@ def open_bundle(folder: str | Path) -> Bundle:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{folder / CARD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), files)
+    return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), files, signer)
 
 
 def read_verified(bundle: Bundle, path: str) -> bytes:
@@ -196,7 +208,7 @@ def _parse_manifest(raw: bytes, where: Path) -> dict[str, str]:
 
 
 def _files_below(folder: Path) -> list[str]:
-    """List the files below `folder` but the manifest, as posix paths; links and special files are refused."""
+    """List the files below `folder` but manifest and signature, as posix paths; links and special files are refused."""
     found = []
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -205,6 +217,6 @@ def _files_below(folder: Path) -> list[str]:
             continue
         if not stat.S_ISREG(mode):
             raise IntegrityError(f"{folder}: {relative} is a link or a special file; a bundle holds plain files only")
-        if relative not in (MANIFEST, f".{MANIFEST}.tmp"):
+        if relative not in (MANIFEST, f".{MANIFEST}.tmp", SIGNATURE, f".{SIGNATURE}.tmp"):
             found.append(relative)
     return found

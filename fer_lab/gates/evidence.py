@@ -28,13 +28,16 @@ def folder_of(home: Path) -> Path:
 def row_of(comparison: Comparison, bundle: Bundle, runtime: str) -> Row | None:
     """Return the row that measured this bundle in this runtime, or None. Rows that aggregate seeds do not count.
 
+    Nor do rows of the same files under another signature, or under none: what is promoted is what the gates judged.
     Two versions may hold the same runtime files (exported twice): the row of the very bundle comes first.
     """
     digest = bundle.runtime_digest(runtime.partition(":")[0])
     fitting = [
         row
         for row in comparison.rows
-        if row.runtime == runtime and row.digest == digest and row.seeds is None and _same_meaning(row, bundle)
+        if (row.runtime, row.digest, row.signed_by) == (runtime, digest, bundle.signed_by)
+        and row.seeds is None
+        and _same_meaning(row, bundle)
     ]
     return min(fitting, key=lambda row: row.bundle_digest != bundle.digest, default=None)
 

@@ -1,12 +1,14 @@
-"""Gates on where the model comes from: the card's fields, its licence, leakage of test faces into its training."""
+"""Gates on where the model comes from: the card's fields, its licence, its signature, test faces in its training."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from fer_lab.backends.signature import public_key
 from fer_lab.core.config import Section
+from fer_lab.core.errors import InputError
 from fer_lab.core.types import GateVerdict
 from fer_lab.gates.gate import Gate
 
@@ -44,6 +46,25 @@ def _licence(comparison: Comparison, row: Row, params: LicenceParams) -> GateVer
     return GateVerdict("licence", licence in params.allowed, observed, f"licence {' or '.join(params.allowed)}")
 
 
+class SignedByParams(Section):
+    """Whose signature a bundle must carry."""
+
+    keys: tuple[str, ...] = Field(min_length=1, description="public keys, as `register --sign` prints them")
+
+    @field_validator("keys")
+    @classmethod
+    def _are_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(public_key(key) for key in keys)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+
+def _signed_by(comparison: Comparison, row: Row, params: SignedByParams) -> GateVerdict:
+    observed = f"signed by {row.signed_by}" if row.signed_by else "the bundle is not signed"
+    return GateVerdict("signed_by", row.signed_by in params.keys, observed, f"signed by {' or '.join(params.keys)}")
+
+
 class LeakageParams(Section):
     """How many test faces may also have been trained on."""
 
@@ -62,4 +83,5 @@ GATE = (
     Gate("provenance", "the card says where the model comes from", ProvenanceParams, _provenance),
     Gate("leakage", "the model was not trained on the test faces", LeakageParams, _leakage),
     Gate("licence", "the licence allows shipping", LicenceParams, _licence),
+    Gate("signed_by", "the bundle carries a trusted signature", SignedByParams, _signed_by),
 )

@@ -142,6 +142,7 @@ class Row:
     end_to_end_p95_ms: float | None = None
     parity: Mapping[str, Any] | None = None  # this runtime's entry of the bundle's parity.json
     card: Mapping[str, Any] = field(default_factory=dict)  # provenance: backbone, licence, commit, label_source, config …
+    signed_by: str | None = None  # the public key whose signature of the bundle was verified
     seeds: Seeds | None = None
     foreign: bool = False
     on_front: bool = False  # Pareto front of accuracy × latency × size

@@ -137,7 +137,7 @@ def _entries(candidates: Sequence[Candidate], request: Request) -> tuple[list[tu
 
 
 def _key(entries: Sequence[tuple[Candidate, str]], reference: Candidate, dataset: FaceDataset, request: Request) -> str:
-    members = [[c.shown, c.identity, c.digest(runtime), runtime] for c, runtime in entries]
+    members = [[c.shown, c.identity, c.digest(runtime), runtime, c.bundle.signed_by] for c, runtime in entries]
     decides: dict[str, Any] = {
         "members": members, "reference": [reference.identity, request.reference_runtime], "fingerprint": dataset.fingerprint,
         "protocol": request.protocol, "split": request.split, "threads": request.threads, "batches": request.batches,
@@ -191,6 +191,7 @@ def _begin(
                 candidate.name, candidate.version, candidate.run_id, card, candidate.parity(runtime),
                 candidate.foreign is not None, tuple(seed.shown for seed in candidate.seeds),
                 request.robustness and runtime == _robust_runtime(candidate, entries), same, leaked, note,
+                candidate.bundle.signed_by,
             )
         )  # fmt: skip
     index = _reference_index(entries, candidates[reference], request.reference_runtime)

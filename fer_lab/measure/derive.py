@@ -98,6 +98,7 @@ def _row(
             answer.audit, same_data=planned.same_data, test_faces_in_training=planned.test_faces_in_training, note=planned.leak_note
         ),
         batch_invariant=answer.audit.batch_invariant, parity=planned.parity, card=planned.card, foreign=planned.foreign,
+        signed_by=planned.signed_by,
         seeds=_seeds(planned, answer, faces.targets),
     )  # fmt: skip
 

@@ -50,6 +50,7 @@ class PlannedRow:
     same_data: bool | None = None
     test_faces_in_training: int | None = None
     leak_note: str = ""
+    signed_by: str | None = None  # the public key whose signature of the bundle was verified
 
 
 @dataclass(frozen=True)

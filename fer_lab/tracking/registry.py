@@ -2,8 +2,9 @@
 
     models:/fer-ferplus-8@champion    models:/fer-ferplus-8/3    runs:/RUN_ID    path/to/a/bundle
 
-A version never changes, and there is one version per (run, content digest). A version is downloaded to a private
-cache, its manifest is checked and compared with the digest stored on the version, and only then is anything parsed.
+A version never changes, and there is one version per (run, content digest, signer). A version is downloaded to a private
+cache, its manifest is checked and compared with the digest stored on the version, and only then is anything parsed. Where
+FER_LAB_SIGNED_BY names public keys, a bundle that none of them signed is refused, wherever it comes from.
 MLflow's own loaders are never used here: they run code that stands in the artifact.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, sha256_of
+from fer_lab.backends.signature import demanded
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, nearest
 from fer_lab.data import faces
@@ -28,6 +30,7 @@ from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, Unreachable, is_out
 
 MODEL_FOLDER = "model"
 LEDGER_TAG = "ledger_run_id"
+SIGNER_TAG = "signed_by"
 SHOWN_METRICS = ("accuracy", "macro_recall", "macro_f1", "nll")
 
 
@@ -67,7 +70,7 @@ def model_name(card: Card) -> str:
 def register(
     store: Store, bundle_folder: Path, *, run_id: str | None, name: str | None = None, tags: Mapping[str, object] | None = None
 ) -> Version:
-    """Register a bundle as a version and return it; the same (run, digest) again returns the version that exists.
+    """Register a bundle as a version and return it; the same (run, digest, signer) again returns the version that exists.
 
     Safe for any number of processes at once: on one machine they take turns, and through a server whoever finds that a
     lower version holds the same content removes its own. Raises IntegrityError when the bundle is damaged.
@@ -76,7 +79,7 @@ def register(
     name = name or model_name(bundle.card)
     ensure_model(store, name)
     with store.lock(f"register-{name}"):
-        existing = _same(store, name, run_id, bundle.digest)
+        existing = _same(store, name, run_id, bundle)
         if existing:
             return existing
         with store.errors(f"register {name}"):
@@ -176,7 +179,7 @@ def resolve(ref: str, store: Store | None = None, cache: Path | None = None) -> 
     """
     ref = str(ref)
     if not ref.startswith(("models:/", "runs:/")):
-        bundle = open_bundle(ref)
+        bundle = open_bundle(ref, signed_by=demanded())
         return Resolved(ref, bundle, run_id=bundle.card.run_id)
     cache = cache or (store.home if store else faces.home()) / ".cache" / "models"
     try:
@@ -211,18 +214,23 @@ def _resolve_version(store: Store, name: str, version: int, cache: Path) -> Reso
     if not found.digest:
         raise InputError(f"{found.uri} was not registered by fer_lab (it has no digest)")
     folder = cache / name / f"{version}-{found.digest[:16]}"
-    bundle = _cached(folder, found.digest)
+    signer = found.tags.get(SIGNER_TAG)
+    bundle = _cached(folder, found.digest, signer)
     if bundle is None:
         with store.errors(f"find the files of {found.uri}"):
             source = store.client.get_model_version_download_uri(name, str(version))
         _fetch(store, f"{source.rstrip('/')}/{BUNDLE_PATH}", folder, found.uri)
-        bundle = open_bundle(folder)
+        bundle = open_bundle(folder, signed_by=demanded())
         if bundle.digest != found.digest:
             shutil.rmtree(folder)
             raise IntegrityError(
                 f"{found.uri} holds another bundle (digest {bundle.digest[:12]}…) than was registered ({found.digest[:12]}…); "
                 "register it again"
             )
+        if bundle.signed_by != signer:
+            shutil.rmtree(folder)
+            said = f"signed by {signer}" if signer else "not signed"
+            raise IntegrityError(f"{found.uri} was registered {said}, but its files are not; register it again")
     return Resolved(found.uri, bundle, name, version, found.run_id)
 
 
@@ -238,7 +246,7 @@ def _resolve_run(store: Store, ref: str, cache: Path) -> Resolved:
             manifest = store.download_run_folder(run_id, f"bundle/{MANIFEST}", Path(staging) / MANIFEST)
             digest = sha256_of(manifest)
             folder = runs / f"{run_id}-{digest[:16]}"
-            bundle = _cached(folder, digest)
+            bundle = _cached(folder, digest, None)
             if bundle is None:
                 _rename(store.download_run_folder(run_id, "bundle", Path(staging) / "bundle"), folder)
         except NotFound as error:
@@ -247,25 +255,25 @@ def _resolve_run(store: Store, ref: str, cache: Path) -> Resolved:
             raise NotFound(
                 f"run {run_id} has no bundle: it did not end well, or it is a study (name one of its children)"
             ) from None
-    return Resolved(f"runs:/{run_id}", bundle or open_bundle(folder), run_id=run_id)
+    return Resolved(f"runs:/{run_id}", bundle or open_bundle(folder, signed_by=demanded()), run_id=run_id)
 
 
 def _resolve_offline(ref: str, cache: Path, error: Unreachable) -> Resolved:
     known = _last_resolved(cache).get(ref)
-    bundle = _cached(cache / known["folder"], known["digest"]) if known else None
+    bundle = _cached(cache / known["folder"], known["digest"], known.get("signed_by")) if known else None
     if known is None or bundle is None:
         raise error
     note(f"note: {error} — using the copy of {ref} fetched earlier (version {known['version']})")
     return Resolved(f"models:/{known['name']}/{known['version']}", bundle, known["name"], known["version"], known["run_id"])
 
 
-def _cached(folder: Path, digest: str) -> Bundle | None:
-    """The cached bundle when it is whole and the right one; a damaged copy is removed."""
+def _cached(folder: Path, digest: str, signer: str | None) -> Bundle | None:
+    """The cached bundle when it is whole, the right one and signed as it was; a copy that is not is removed."""
     if not folder.is_dir():
         return None
     try:
-        bundle = open_bundle(folder)
-        if bundle.digest == digest:
+        bundle = open_bundle(folder, signed_by=demanded())
+        if (bundle.digest, bundle.signed_by) == (digest, signer):
             return bundle
     except (InputError, IntegrityError):
         pass
@@ -304,7 +312,7 @@ def _rename(fetched: Path, folder: Path) -> None:
 def _remember(cache: Path, ref: str, resolved: Resolved) -> None:
     entry = {
         "name": resolved.name, "version": resolved.version, "run_id": resolved.run_id, "digest": resolved.bundle.digest,
-        "folder": resolved.bundle.folder.relative_to(cache).as_posix(),
+        "folder": resolved.bundle.folder.relative_to(cache).as_posix(), "signed_by": resolved.bundle.signed_by,
     }  # fmt: skip
     known = _last_resolved(cache)
     if known.get(ref) == entry:
@@ -323,8 +331,9 @@ def _last_resolved(cache: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _same(store: Store, name: str, run_id: str | None, digest: str) -> Version | None:
-    same = [v for v in versions(store, name) if v.digest == digest and v.run_id == run_id]
+def _same(store: Store, name: str, run_id: str | None, bundle: Bundle) -> Version | None:
+    wanted = (run_id, bundle.digest, bundle.signed_by)
+    same = [v for v in versions(store, name) if (v.run_id, v.digest, v.tags.get(SIGNER_TAG)) == wanted]
     return same[0] if same else None
 
 
@@ -343,7 +352,7 @@ def _create(store: Store, bundle: Bundle, name: str, run_id: str | None, tags: d
     created = client.create_model_version(
         name, model.artifact_location, run_id=run_id, tags=tags, model_id=None if store.local else model.model_id
     )
-    first = _same(store, name, run_id, bundle.digest)
+    first = _same(store, name, run_id, bundle)
     if first is None or first.version == int(created.version):
         return _version(created)
     client.delete_model_version(name, created.version)
@@ -359,6 +368,7 @@ def _tags(bundle: Bundle, run_id: str | None) -> dict[str, str]:
         "dataset": card.dataset, "fingerprint": card.fingerprint, "backbone": card.backbone, "image_size": str(card.image_size),
         "seeds": str(card.config.get("seed", "unknown")), "parent_run_id": card.parent_run_id or "",
         "runtimes": ", ".join(bundle.runtimes), "commit": card.commit, "exported_from": card.exported_from or "",
+        SIGNER_TAG: bundle.signed_by or "",
     }  # fmt: skip
     scores = {key.removeprefix("val/"): value for key, value in card.validation.items()}
     tags |= {f"val_{metric}": f"{scores[metric]:.4f}" for metric in SHOWN_METRICS if metric in scores}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from gate_records import HOST, good_comparison, good_row, parity, profile, verdict
+from gate_records import HOST, SIGNER, good_comparison, good_row, parity, profile, verdict
 
 from fer_lab.core.config import validate
 from fer_lab.core.errors import InputError
@@ -22,6 +22,7 @@ PARAMS: dict[str, dict[str, object]] = {
     "min_accuracy": {"at_least": 0.8},
     "clean_accuracy": {"at_least": 0.8},
     "latency": {"budget_ms": 20.0},
+    "signed_by": {"keys": [SIGNER]},
 }
 """For gates whose parameters have no default."""
 
@@ -129,6 +130,10 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
     "licence": {
         "not allowed": in_row(card=CARD | {"licence": "AGPL-3.0"}),
         "none": in_row(card={}),
+    },
+    "signed_by": {
+        "another key": in_row(signed_by="A" * 43 + "="),
+        "not signed": in_row(signed_by=None),
     },
     "leakage": {
         "test faces in training": in_row(audit=Audit(True, 512, 0, 0.0, True, 244)),

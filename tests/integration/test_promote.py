@@ -44,7 +44,7 @@ def evidence(
     def measured(bundle: Bundle, model: str, **facts: Any) -> Any:
         digest = bundle.runtime_digest("openvino")
         card = bundle.card.model_dump(mode="json", by_alias=True)
-        return good_row(model, digest=digest, bundle_digest=bundle.digest, card=card, **facts)
+        return good_row(model, digest=digest, bundle_digest=bundle.digest, card=card, signed_by=bundle.signed_by, **facts)
 
     row = measured(challenger, str(challenger.folder), name=None, version=None)
     rows = (row,)

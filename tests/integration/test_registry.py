@@ -224,6 +224,40 @@ def test_the_verb_registers_a_run_and_a_folder(store, bundle: Path, capsys: pyte
     assert verb.main(["models:/x/1"]) == 2
 
 
+def test_a_version_is_signed_as_a_version_of_its_own(  # type: ignore[no-untyped-def]
+    store, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signing never changes what is there; a lost or a foreign signature is noticed, and one can be demanded."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = tmp_path / "key.pem"
+    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key.chmod(0o600)
+    register(store, bundle, run_id=None)
+    for _ in range(2):  # the second time the signed version is there
+        assert verb.main([f"models:/{NAME}/1", "--sign", str(key), "--alias", "challenger"]) == 0
+        signed = last_line(capsys)
+    assert (signed["version"], aliases(store, NAME)) == (2, {"challenger": 2})
+    found = [resolve(f"models:/{NAME}/{n}", store).bundle for n in (1, 2)]
+    assert [one.signed_by for one in found] == [None, signed["signed_by"]]
+    assert found[0].digest == found[1].digest
+    assert not (bundle / "SIGNATURE.json").exists()
+
+    (found[1].folder / "SIGNATURE.json").unlink()  # in the cache: fetched again
+    assert resolve(f"models:/{NAME}/2", store).bundle.signed_by == signed["signed_by"]
+    monkeypatch.setenv("FER_LAB_SIGNED_BY", signed["signed_by"])
+    assert resolve(f"models:/{NAME}/2", store).version == 2
+    for unsigned in (f"models:/{NAME}/1", str(bundle)):
+        with pytest.raises(IntegrityError, match="is not signed; expected a signature by"):
+            resolve(unsigned, store)
+    monkeypatch.delenv("FER_LAB_SIGNED_BY")
+
+    (files_of(store, 2) / "SIGNATURE.json").unlink()  # in the store
+    with pytest.raises(IntegrityError, match=r"was registered signed by .* but its files are not"):
+        resolve(f"models:/{NAME}/2", store, cache=tmp_path / "elsewhere")
+
+
 def test_errors_carry_no_password(store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     from mlflow.exceptions import MlflowException
 

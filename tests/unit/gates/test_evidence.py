@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gate_records import LABELS, good_comparison, good_row
+from gate_records import LABELS, SIGNER, good_comparison, good_row
 
 from fer_lab.backends.bundle import Bundle, Card
 from fer_lab.core.errors import NotFound
@@ -17,7 +17,7 @@ CARD = Card(
     name="b0", labels=LABELS, protocol="ferplus8", label_source="synthetic", dataset="synthetic", fingerprint="f",
     backbone="tf_efficientnetv2_b0", image_size=48, mean=0.5, std=0.25,
 )  # fmt: skip
-BUNDLE = Bundle(Path("somewhere"), CARD, "b2", {"openvino/model.xml": "0" * 64})
+BUNDLE = Bundle(Path("somewhere"), CARD, "b2", {"openvino/model.xml": "0" * 64}, SIGNER)
 DIGEST = BUNDLE.runtime_digest("openvino")
 ROW = good_row(digest=DIGEST)
 
@@ -39,10 +39,12 @@ def test_the_row_of_the_very_bundle_comes_first() -> None:
         replace(ROW, bundle_digest="b1", card=dict(ROW.card) | {"labels": LABELS[::-1]}),
         replace(ROW, bundle_digest="b1", card=dict(ROW.card) | {"protocol": "ferplus5"}),
         replace(ROW, bundle_digest="b1", card={}),
+        replace(ROW, signed_by=None),
+        replace(ROW, signed_by="A" * 43 + "="),
     ],
 )
 def test_a_row_of_something_else_is_no_evidence(row: object) -> None:
-    """Other files, another runtime or device, an aggregate over seeds, outputs that mean something else."""
+    """Other files, another runtime or device, an aggregate over seeds, outputs that mean something else, another signer."""
     assert evidence.row_of(good_comparison(rows=(row,), reference_model="x"), BUNDLE, "openvino") is None
 
 
