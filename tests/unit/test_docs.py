@@ -15,7 +15,10 @@ import fer_lab
 from fer_lab.core.config import Section, validate
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs/dependencies.md")]
+DOCUMENTS = [
+    ROOT / name
+    for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs/dependencies.md", "docs/team.md", "docker/README.md")
+]
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
