@@ -16,6 +16,24 @@ from fer_lab.live.tracks import Tracker
 WINDOW = 20_000  # latest frames whose times are kept: percentiles of hours without growing memory
 
 
+class Ring:
+    """The latest `size` numbers in memory that is taken once: a deque of floats grows by megabytes in the first minutes."""
+
+    def __init__(self, size: int) -> None:
+        self._values = np.full(size, np.nan)
+        self._count = 0
+
+    def append(self, value: float) -> None:
+        """Add a number, over the oldest one when full."""
+        self._values[self._count % len(self._values)] = value
+        self._count += 1
+
+    def percentile(self, q: float) -> float:
+        """The q-th percentile; 0 while empty."""
+        kept = self._values[: self._count]
+        return float(np.percentile(kept, q)) if len(kept) else 0.0
+
+
 class Summary:
     """Counts results. Percentiles are over the latest 20 000 frames."""
 
@@ -25,9 +43,9 @@ class Summary:
         self.faces = 0
         self.first_s: float | None = None
         self.last_s = 0.0
-        self._times: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in ("total", "decode", "detect", "classify")}
+        self._times = {name: Ring(WINDOW) for name in ("total", "decode", "detect", "classify")}
         self._recent: deque[float] = deque(maxlen=60)
-        self._recent_times: dict[str, deque[float]] = {name: deque(maxlen=240) for name in self._times}
+        self._recent_times = {name: Ring(240) for name in self._times}
         self._shares: Counter[str] = Counter()
 
     def add(self, result: Result) -> None:
@@ -62,11 +80,11 @@ class Summary:
 
     def percentile_ms(self, stage: str, q: float) -> float:
         """The q-th percentile of a stage (total, decode, detect, classify) in milliseconds; 0 before the first frame."""
-        return _percentile(self._times[stage], q)
+        return self._times[stage].percentile(q)
 
     def recent_ms(self, stage: str, q: float) -> float:
         """The same over the latest 240 frames, for the screen."""
-        return _percentile(self._recent_times[stage], q)
+        return self._recent_times[stage].percentile(q)
 
     def result(self, trackers: Sequence[Tracker], models: Models, detector: str, bad_frames: int) -> dict[str, Any]:
         """The last JSON line of the demo."""
@@ -96,7 +114,3 @@ class Summary:
         if shadow is not None:
             record["shadow"] = {"model": shadow.shown, "compared": models.compared, "disagreements": models.disagreements}
         return record
-
-
-def _percentile(times: deque[float], q: float) -> float:
-    return float(np.percentile(np.array(times, np.float64), q)) if times else 0.0
