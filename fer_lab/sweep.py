@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", nargs="?", help="a YAML file; FERPlus or the quickstart when left out")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. sweep.trials=40 train.epochs=12")
     parser.add_argument("--workers", type=int, help="processes on this machine (sweep.workers)")
+    parser.add_argument("--max-hours", type=float, metavar="H", help="start no trial later than this (sweep.max_hours)")
     parser.add_argument("--study", help="the study's name, instead of one from its configuration")
     parser.add_argument("--storage", metavar="URL", help="the study database, without a password (FER_LAB_STORAGE)")
     parser.add_argument("--status", action="store_true", help="say how far the study is; train nothing")
@@ -65,7 +66,7 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
     if chosen:
         console.say(chosen)
     config = load_sweep_config(path, overrides)
-    given = {"sweep.study": args.study, "sweep.workers": args.workers}
+    given = {"sweep.study": args.study, "sweep.workers": args.workers, "sweep.max_hours": args.max_hours}
     config = with_values(config, {key: value for key, value in given.items() if value is not None}, where="arguments")
     if args.storage:
         from fer_lab.search.storage import VARIABLE, has_password
@@ -204,6 +205,8 @@ def _fleet(
     command = ["-m", "fer_lab.sweep", str(path), *overrides, "--worker", "--workers", "1", "--study", sweep.name]
     if config.sweep.study is None:
         command = command[:-2]
+    if args.max_hours is not None:
+        command += ["--max-hours", str(args.max_hours)]
     if config.train.threads is None:
         command.insert(3, f"train.threads={threads_each(workers)}")
     run_fleet(command, workers, stop, lambda: stored_result(sweep) is not None)

@@ -80,6 +80,7 @@ def test_bad_input_is_refused_before_anything_trains(prepared: Path, capsys: pyt
         "unknown protocol": ["data.protocol=ferplus9"],
         "is not prepared": ["data.dataset=ferplus"],
         "no search space": ["space={}"],
+        "max_hours": ["--max-hours", "0"],
         "put the URL into FER_LAB_STORAGE": ["--storage", "postgresql://u:secret@h/d"],
     }
     for text, arguments in cases.items():
