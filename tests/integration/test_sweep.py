@@ -16,7 +16,7 @@ from fer_lab.data.faces import FaceDataset
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "data.subset=64", "train.batch_size=16", "train.epochs=2", "train.image_size=32", "train.device=cpu", "train.threads=1",
-    "sweep.trials=2", "sweep.confirm.top=1", "sweep.confirm.seeds=1", "sweep.pruner.name=none",
+    "sweep.trials=2", "sweep.confirm.top=1", "sweep.confirm.seeds=1", "sweep.pruner.name=none", "sweep.workers=1",
 ]  # fmt: skip
 
 
