@@ -259,7 +259,7 @@ class Workshop:
             _write(folder / onnx_runtime.FILE, graph.serialise(quantised))
         elif runtime == "openvino-int8":
             # What NNCF leaves in float (squeeze and excitation, a fifth of the weights) is stored in 16 bits: 7 MB, not 10.
-            ir.save(self._quantise(self._model(), method), folder / openvino_runtime.XML, self.facts, fp16=True)
+            ir.save(ir.halve(self._quantise(self._model(), method)), folder / openvino_runtime.XML, self.facts)
         else:
             ir.save(self._model(), folder / openvino_runtime.XML, self.facts, fp16=runtime == "openvino-fp16")
 
