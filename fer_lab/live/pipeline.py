@@ -4,7 +4,8 @@
     for result in pipeline.results():
         …
 
-Live sources hand over their newest frame whenever the detector is free; files hand over every frame.
+Live sources hand over their newest frame whenever the detector is free; files hand over every frame. A frame is decoded
+only when the detector has taken the one before: frames that wait in a row would be late ones.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Pipeline:
         self._which = 0
         self._paused = threading.Event()
         self._stop = threading.Event()
+        self._wanted = threading.Semaphore(1)  # the detector is at its last frame: decode the next one, and no further
         self._decoded: queue.Queue[tuple[Frame, float] | _End] = queue.Queue(1)
         self._searched: queue.Queue[_Searched | _End] = queue.Queue(1)
         self._threads: list[threading.Thread] = []
@@ -144,10 +146,14 @@ class Pipeline:
 
     def _decode(self) -> None:
         origin_s: float | None = None
+        wanted = False
         while not self._stop.is_set():
             if self._paused.is_set():
                 origin_s = None
                 time.sleep(0.02)
+                continue
+            wanted = wanted or self._wanted.acquire(timeout=0.2)
+            if not wanted:
                 continue
             frame = self.source.read(0.2)
             if frame is None:
@@ -166,6 +172,7 @@ class Pipeline:
                     return
                 frame = replace(frame, born_s=time.perf_counter() - decode_ms / 1e3)
             self._put(self._decoded, (frame, decode_ms))
+            wanted = False
 
     def _detect(self) -> None:
         while True:
@@ -174,6 +181,7 @@ class Pipeline:
                 if item.error is not None:
                     raise item.error
                 return
+            self._wanted.release()
             frame, decode_ms = item
             finder = KNOWN if self.settings.known_boxes and frame.known is not None else self.finder
             start_s = time.perf_counter()

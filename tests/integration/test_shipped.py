@@ -1,0 +1,59 @@
+"""The shipped champion: whole after any checkout, registered by one command, run by the demo when the registry is empty."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fer_lab import demo, register
+from fer_lab.backends.bundle import open_bundle
+from fer_lab.live.lookup import shipped_bundle
+
+ROOT = Path(__file__).parents[2]
+MAX_MB = 24
+
+
+@pytest.fixture
+def shipped() -> Path:
+    """The bundle folder in this checkout."""
+    folder = shipped_bundle()
+    assert folder is not None
+    return folder
+
+
+def test_it_is_small_and_says_what_it_is(shipped: Path) -> None:
+    """At most 24 MB, INT8 and FP16-compressed IR, each measured, and a model card."""
+    bundle = open_bundle(shipped)
+    assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) <= MAX_MB * 1e6
+    assert {"openvino-int8", "openvino-fp16"} <= set(bundle.runtimes)
+    measured = json.loads((shipped / "parity.json").read_text(encoding="utf-8"))["runtimes"]
+    assert {name: measured[name]["state"] for name in bundle.runtimes} == dict.fromkeys(bundle.runtimes, "verified")
+    card = (shipped.parent / f"{shipped.name}.md").read_text(encoding="utf-8")
+    for heading in ("Intended use", "Data", "Known failures", "Licence"):
+        assert f"## {heading}" in card
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs the git checkout")
+def test_it_survives_a_checkout_that_rewrites_line_ends(shipped: Path, tmp_path: Path) -> None:
+    """`core.autocrlf=true`, as on Windows: the manifest still fits, because .gitattributes keeps these bytes."""
+    clone = tmp_path / "clone"
+    command = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert open_bundle(clone / shipped.relative_to(ROOT)).digest == open_bundle(shipped).digest
+
+
+def test_one_command_registers_it(shipped: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert register.main([str(shipped), "--alias", "champion"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (answer["name"], answer["version"]) == ("fer-ferplus-8", 1)
+
+
+def test_the_demo_runs_it_when_the_registry_is_empty(home: Path, shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["--source", "sample", "--view", "none", "--seconds", "2"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["digest"] == open_bundle(shipped).digest
+    assert answer["frames"] > 0
