@@ -16,8 +16,8 @@ from fer_lab.live.models import Named
 CHAMPIONS = ("models:/fer-ferplus-8@champion", "models:/fer-ferplus-5@champion")
 SYNTHETIC = "fer-synthetic-8"
 ALIAS = re.compile(r"^models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)$")
-LIGHT_FIRST = ("openvino", "openvino-int8", "openvino-fp16", "onnx", "onnx-int8", "torch")
-"""Without a promoted runtime: float32 before reduced precision, torch last because it takes longest to start."""
+LIGHT_FIRST = ("openvino", "openvino-fp16", "onnx", "openvino-int8", "onnx-int8", "torch")
+"""Without a promoted runtime: float32 before 8 bits, torch last because it takes longest to start."""
 
 
 class Registry(Protocol):

@@ -47,7 +47,7 @@ def test_it_survives_a_checkout_that_rewrites_line_ends(shipped: Path, tmp_path:
 
 
 def test_one_command_registers_it(shipped: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert register.main([str(shipped), "--alias", "champion"]) == 0
+    assert register.main([str(shipped), "--alias", "challenger"]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (answer["name"], answer["version"]) == ("fer-ferplus-8", 1)
 
