@@ -4,8 +4,8 @@
     for result in pipeline.results():
         …
 
-Live sources hand over their newest frame whenever the detector is free; files hand over every frame. A frame is decoded
-only when the detector has taken the one before: frames that wait in a row would be late ones.
+Live sources hand over their newest frame whenever the detector is free; files hand over every frame. A stage starts on a
+frame only when the next stage has taken the one before: frames that wait in a row would be late ones.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Pipeline:
         self._which = 0
         self._paused = threading.Event()
         self._stop = threading.Event()
-        self._wanted = threading.Semaphore(1)  # the detector is at its last frame: decode the next one, and no further
+        # One frame per stage: the stage before starts on the next when the one after has taken the last.
+        self._wanted = {"decode": threading.Semaphore(1), "detect": threading.Semaphore(1)}
         self._decoded: queue.Queue[tuple[Frame, float] | _End] = queue.Queue(1)
         self._searched: queue.Queue[_Searched | _End] = queue.Queue(1)
         self._threads: list[threading.Thread] = []
@@ -129,6 +130,7 @@ class Pipeline:
                     if item.error is not None:
                         raise item.error
                     return
+                self._wanted["detect"].release()
                 yield self._label(item)
         finally:
             self._stop.set()
@@ -152,7 +154,7 @@ class Pipeline:
                 origin_s = None
                 time.sleep(0.02)
                 continue
-            wanted = wanted or self._wanted.acquire(timeout=0.2)
+            wanted = wanted or self._wanted["decode"].acquire(timeout=0.2)
             if not wanted:
                 continue
             frame = self.source.read(0.2)
@@ -176,12 +178,15 @@ class Pipeline:
 
     def _detect(self) -> None:
         while True:
+            while not self._wanted["detect"].acquire(timeout=0.2):
+                if self._stop.is_set():
+                    return
             item = self._take(self._decoded)
             if isinstance(item, _End):
                 if item.error is not None:
                     raise item.error
                 return
-            self._wanted.release()
+            self._wanted["decode"].release()
             frame, decode_ms = item
             finder = KNOWN if self.settings.known_boxes and frame.known is not None else self.finder
             start_s = time.perf_counter()
