@@ -134,9 +134,9 @@ class Pipeline:
                 yield self._label(item)
         finally:
             self._stop.set()
-            self.source.close()
             for thread in self._threads:
                 thread.join(timeout=3)
+            self.source.close()  # only now: OpenCV aborts the process when a film is released while a thread reads it
 
     def _guard(self, stage: Callable[[], None], out: queue.Queue[Any]) -> None:
         error: BaseException | None = None
