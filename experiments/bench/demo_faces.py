@@ -1,4 +1,4 @@
-"""Labels and faces of the demo on a film composed from labelled FERPlus validation faces: the rows of the README's table.
+"""Labels and faces of the demo on a film composed from labelled FERPlus validation faces.
 
     python experiments/bench/demo_faces.py BUNDLE [--yunet PATH] [--faces 100] [--out experiments/results/demo_faces.json]
 
@@ -12,19 +12,16 @@ read.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from demo_run import FPS, HEIGHT, WIDTH, detectors, finish, parser, watch, write_film
 
 from fer_lab.backends.bundle import open_bundle
 from fer_lab.backends.session import Predictor
@@ -32,11 +29,9 @@ from fer_lab.data import faces as store
 from fer_lab.live.frames import UNCERTAIN
 from fer_lab.live.tracks import Box, overlap
 from fer_lab.measure.evaluate import kept_faces
-from fer_lab.measure.host import this_host
 from fer_lab.measure.stats import wilson
 
-WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 30, 2
-PER_FACE = FPS * SECONDS
+PER_FACE = 2 * FPS
 
 
 def ground() -> list[np.ndarray]:
@@ -46,14 +41,6 @@ def ground() -> list[np.ndarray]:
     pictures = [data.coffee(), data.rocket(), data.brick(), data.grass(), data.coins(), data.moon(), data.page(), data.gravel()]
     sized = [cv2.resize(p, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for p in pictures]
     return [cv2.cvtColor(p, cv2.COLOR_GRAY2BGR if p.ndim == 2 else cv2.COLOR_RGB2BGR) for p in sized]
-
-
-def write(path: Path, frames: Iterator[np.ndarray]) -> None:
-    """Encode the frames as MPEG-4."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH, HEIGHT))
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
 
 
 def paste(frame: np.ndarray, face: np.ndarray, x: int, y: int, side: int) -> None:
@@ -96,7 +83,7 @@ def film(path: Path, pixels: np.ndarray, seed: int) -> list[Box]:
                 boxes.append((x, y, x + now, y + now))
                 yield frame
 
-    write(path, frames())
+    write_film(path, frames())
     return boxes
 
 
@@ -109,28 +96,25 @@ def empty(path: Path) -> int:
             for i in range(PER_FACE):
                 yield np.roll(picture, (3 * i, 7 * i), axis=(0, 1))
 
-    write(path, frames())
+    write_film(path, frames())
     return len(pictures) * PER_FACE
 
 
-def watched(bundle: Path, source: Path, detector: str, lines: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """Run the demo in a process of its own: its last line, and its JSON line per face."""
-    command = [sys.executable, "-m", "fer_lab.demo", str(bundle), "--source", str(source), "--view", "none", "--json", str(lines)]
-    done = subprocess.run([*command, "--detector", detector], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.strip().splitlines()[-1]), [json.loads(line) for line in lines.read_text().splitlines()]
+def watched(bundle: Path, source: Path, detector: str, lines: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Watch a film; returns the runtime that ran, and one line per face."""
+    runtime = watch(bundle, source, detector, "--json", str(lines))["runtime"]
+    return runtime, [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
 
 
-def judge(said: list[dict[str, object]], boxes: list[Box], truth: list[str]) -> dict[str, object]:
+def judge(said: list[dict[str, Any]], boxes: list[Box], truth: list[str]) -> dict[str, Any]:
     """Frames in which the face was found, faces whose stable label is right, label changes per second within a face."""
     by_frame: dict[int, str] = {}
     likeliest: dict[int, str] = {}  # what stands behind "uncertain"
     for line in said:
-        frame = int(line["frame"])  # type: ignore[call-overload]
-        if overlap(tuple(line["box_px"]), boxes[frame]) >= 0.3:  # type: ignore[arg-type]
-            by_frame.setdefault(frame, str(line["label"]))
-            likeliest.setdefault(frame, max(line["probs"], key=line["probs"].get))  # type: ignore[attr-defined,call-overload]
+        frame = line["frame"]
+        if overlap(tuple(line["box_px"]), boxes[frame]) >= 0.3:
+            by_frame.setdefault(frame, line["label"])
+            likeliest.setdefault(frame, max(line["probs"], key=line["probs"].get))
     votes: defaultdict[int, Counter[str]] = defaultdict(Counter)
     changes = 0
     for frame, label in by_frame.items():
@@ -149,51 +133,37 @@ def judge(said: list[dict[str, object]], boxes: list[Box], truth: list[str]) -> 
 
 def main() -> None:
     """Make the films, watch them with every detector, print a table and one JSON record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--yunet", type=Path, default=os.environ.get("FER_LAB_YUNET"))
-    parser.add_argument("--faces", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--faces", type=int, default=100)
+    arguments.add_argument("--seed", type=int, default=0)
+    args = arguments.parse_args()
     bundle = open_bundle(args.bundle)
     dataset = store.resolve("ferplus", store.home())
     rows, targets = kept_faces(dataset, bundle.card.protocol, "valid")
     chosen = np.random.default_rng(args.seed).permutation(len(rows))[: args.faces]
     pixels, truth = dataset.pixels[rows[chosen]], [bundle.card.labels[i] for i in targets[chosen]]
-    with Predictor.open(bundle, "openvino", threads=1) as predictor:
-        own = float((predictor.predict(pixels[:, None]).argmax(axis=1) == targets[chosen]).mean())
     results = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         boxes, blank = film(folder / "faces.mp4", pixels, args.seed), empty(folder / "empty.mp4")
-        for detector in ("yunet", "haar"):
-            if detector == "yunet" and args.yunet is None:
-                print("left out: yunet (no --yunet PATH)")
-                continue
-            given = f"{detector}={args.yunet}" if detector == "yunet" else detector
-            _, said = watched(args.bundle, folder / "faces.mp4", given, folder / "lines.jsonl")
-            _, fired = watched(args.bundle, folder / "empty.mp4", given, folder / "lines.jsonl")
-            false_fire = round(len({line["frame"] for line in fired}) / blank, 4)
-            row = {"detector": detector, **judge(said, boxes, truth), "false_fire": false_fire}
+        for name, detector in detectors(args.yunet).items():
+            runtime, said = watched(args.bundle, folder / "faces.mp4", detector, folder / "lines.jsonl")
+            _, fired = watched(args.bundle, folder / "empty.mp4", detector, folder / "lines.jsonl")
+            with Predictor.open(bundle, runtime, threads=1) as predictor:
+                own = float((predictor.predict(pixels[:, None]).argmax(axis=1) == targets[chosen]).mean())
+            row = {"detector": name, "runtime": runtime, **judge(said, boxes, truth), "model_on_these_faces": round(own, 4)}
+            row["false_fire"] = round(len({line["frame"] for line in fired}) / blank, 4)
             results.append(row)
             print(
-                f"{detector:<6} found {row['found']:.1%}  false fire {false_fire:.1%}  stable label right "
+                f"{name:<6} found {row['found']:.1%}  false fire {row['false_fire']:.1%}  stable label right "
                 f"{row['stable_right']:.1%} (the model on these faces {own:.1%})  {row['label_changes_per_s']} changes/s",
                 flush=True,
             )
-    host = this_host()
-    record = {
-        "schema": 1, "what": "demo_faces", "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": f"python experiments/bench/demo_faces.py BUNDLE --yunet YUNET --faces {args.faces} --seed {args.seed}",
-        "host": {"name": host.name, "system": host.system, "cpu": host.cpu, "versions": dict(host.versions)},
-        "model": {"name": bundle.card.name, "backbone": bundle.card.backbone, "digest": bundle.digest},
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": "valid", "faces": len(truth)},
-        "frames": len(boxes), "face_free_frames": blank, "model_accuracy_on_these_faces": round(own, 4), "rows": results,
-    }  # fmt: skip
-    if args.out is not None:
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(record))
+    command = f"python experiments/bench/demo_faces.py BUNDLE --yunet YUNET --faces {args.faces} --seed {args.seed}"
+    data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": "valid", "faces": len(truth)}
+    finish(
+        "demo_faces", command, bundle, {"dataset": data, "frames": len(boxes), "face_free_frames": blank, "rows": results}, args.out
+    )
 
 
 if __name__ == "__main__":

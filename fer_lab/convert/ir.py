@@ -20,6 +20,7 @@ from fer_lab.convert.graph import INPUT, OUTPUT
 from fer_lab.core.errors import FerLabError, MissingPart
 
 SECTION = "fer_lab"  # of the IR's rt_info
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # nodes with large constants
 
 
 def convert(onnx_path: Path) -> Any:
@@ -31,9 +32,6 @@ def convert(onnx_path: Path) -> Any:
         except Exception as error:  # openvino raises classes of its own front ends
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FerLabError(f"{onnx_path}: OpenVINO cannot convert it: {first}") from error
-
-
-WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # nodes with large constants
 
 
 def save(model: Any, xml: Path, facts: Mapping[str, str], *, fp16: bool = False) -> None:
@@ -64,15 +62,13 @@ def halve(model: Any) -> Any:
 
     OpenVINO's own compression leaves a quantised model alone. It computes with them as float32, as before.
     """
-    from openvino import opset13
-
-    library()
+    ops = library().opset13
     for node in model.get_ops():
         if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "f32":
             continue
         users = [user for user in node.output(0).get_target_inputs() if user.get_node().get_type_name() in WEIGHTED]
         if users:
-            wide = opset13.convert(opset13.constant(node.data.astype("float16")), "f32")
+            wide = ops.convert(ops.constant(node.data.astype("float16")), "f32")
             for user in users:
                 user.replace_source_output(wide.output(0))
     return model
