@@ -13,8 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fer_lab.backends.bundle import RUNTIMES, Bundle, open_bundle
-from fer_lab.backends.signature import demanded
+from fer_lab.backends.bundle import RUNTIMES, Bundle, open_trusted
 from fer_lab.core.errors import InputError, NotFound, nearest
 from fer_lab.core.plugins import discover
 
@@ -91,7 +90,7 @@ class Predictor:
         the bundle does not hold it.
         """
         if not isinstance(bundle, Bundle):
-            bundle = open_bundle(bundle, signed_by=demanded())
+            bundle = open_trusted(bundle)
         name, device = split_runtime(runtime)
         if name not in bundle.runtimes:
             raise NotFound(f"{bundle.folder} holds no {name}; it has: {', '.join(bundle.runtimes)}. Run fer_lab.export first")

@@ -52,6 +52,14 @@ class _Searched:
     detect_ms: float
 
 
+class _Box(queue.Queue[Item]):
+    """Holds one item between two stages. The first starts on another only when it is `wanted`: the last one was taken."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.wanted = threading.Semaphore(1)
+
+
 class KnownBoxes:
     """Stands for the source's own boxes; they already have the model's framing."""
 
@@ -86,10 +94,8 @@ class Pipeline:
         self._which = 0
         self._paused = threading.Event()
         self._stop = threading.Event()
-        # One frame per stage: the stage before starts on the next when the one after has taken the last.
-        self._wanted = {"decode": threading.Semaphore(1), "detect": threading.Semaphore(1)}
-        self._decoded: queue.Queue[tuple[Frame, float] | _End] = queue.Queue(1)
-        self._searched: queue.Queue[_Searched | _End] = queue.Queue(1)
+        self._decoded: _Box[tuple[Frame, float] | _End] = _Box()
+        self._searched: _Box[_Searched | _End] = _Box()
         self._threads: list[threading.Thread] = []
 
     @property
@@ -130,7 +136,6 @@ class Pipeline:
                     if item.error is not None:
                         raise item.error
                     return
-                self._wanted["detect"].release()
                 yield self._label(item)
         finally:
             self._stop.set()
@@ -138,7 +143,7 @@ class Pipeline:
                 thread.join(timeout=3)
             self.source.close()  # only now: OpenCV aborts the process when a film is released while a thread reads it
 
-    def _guard(self, stage: Callable[[], None], out: queue.Queue[Any]) -> None:
+    def _guard(self, stage: Callable[[], None], out: _Box[Any]) -> None:
         error: BaseException | None = None
         try:
             stage()
@@ -154,7 +159,7 @@ class Pipeline:
                 origin_s = None
                 time.sleep(0.02)
                 continue
-            wanted = wanted or self._wanted["decode"].acquire(timeout=0.2)
+            wanted = wanted or self._decoded.wanted.acquire(timeout=0.2)
             if not wanted:
                 continue
             frame = self.source.read(0.2)
@@ -178,7 +183,7 @@ class Pipeline:
 
     def _detect(self) -> None:
         while True:
-            while not self._wanted["detect"].acquire(timeout=0.2):
+            while not self._searched.wanted.acquire(timeout=0.2):
                 if self._stop.is_set():
                     return
             item = self._take(self._decoded)
@@ -186,7 +191,6 @@ class Pipeline:
                 if item.error is not None:
                     raise item.error
                 return
-            self._wanted["decode"].release()
             frame, decode_ms = item
             finder = KNOWN if self.settings.known_boxes and frame.known is not None else self.finder
             start_s = time.perf_counter()
@@ -205,15 +209,17 @@ class Pipeline:
             (done_s - start_s) * 1e3, (done_s - item.frame.born_s) * 1e3, shadow,
         )  # fmt: skip
 
-    def _take(self, box: queue.Queue[Item]) -> Item | _End:
+    def _take(self, box: _Box[Item]) -> Item | _End:
         while True:
             try:
-                return box.get(timeout=0.2)
+                item = box.get(timeout=0.2)
+                box.wanted.release()
+                return item
             except queue.Empty:
                 if self._stop.is_set() and not any(t.is_alive() for t in self._threads if t is not threading.current_thread()):
                     return _End()
 
-    def _put(self, box: queue.Queue[Item], item: Item, force: bool = False) -> None:
+    def _put(self, box: _Box[Item], item: Item, force: bool = False) -> None:
         while force or not self._stop.is_set():
             try:
                 box.put(item, timeout=0.2)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fer_lab.backends.bundle import CARD, FOLDER_OF_RUNTIME, WEIGHTS, Bundle, open_bundle, read_verified
+from fer_lab.backends.bundle import CARD, FOLDER_OF_RUNTIME, WEIGHTS, Bundle, open_trusted, read_verified
 from fer_lab.backends.foreign import ForeignModel, is_foreign, open_foreign
 from fer_lab.backends.session import Predictor, backends, split_runtime
-from fer_lab.backends.signature import demanded
 from fer_lab.core import labels
 from fer_lab.core.errors import InputError, NotFound
 
@@ -93,7 +92,7 @@ def from_path(ref: str, protocol: str) -> Candidate:
         model = open_foreign(ref)
         rule = labels.protocol(protocol)
         return Candidate(ref, model.as_bundle(rule.label_set.labels, rule.name), foreign=model)
-    bundle = open_bundle(Path(ref), signed_by=demanded())
+    bundle = open_trusted(Path(ref))
     return Candidate(ref, bundle, run_id=bundle.card.run_id)
 
 

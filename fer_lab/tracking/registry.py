@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, sha256_of
-from fer_lab.backends.signature import demanded
+from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, open_trusted, sha256_of
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, nearest
 from fer_lab.data import faces
@@ -179,7 +178,7 @@ def resolve(ref: str, store: Store | None = None, cache: Path | None = None) -> 
     """
     ref = str(ref)
     if not ref.startswith(("models:/", "runs:/")):
-        bundle = open_bundle(ref, signed_by=demanded())
+        bundle = open_trusted(ref)
         return Resolved(ref, bundle, run_id=bundle.card.run_id)
     cache = cache or (store.home if store else faces.home()) / ".cache" / "models"
     try:
@@ -220,7 +219,7 @@ def _resolve_version(store: Store, name: str, version: int, cache: Path) -> Reso
         with store.errors(f"find the files of {found.uri}"):
             source = store.client.get_model_version_download_uri(name, str(version))
         _fetch(store, f"{source.rstrip('/')}/{BUNDLE_PATH}", folder, found.uri)
-        bundle = open_bundle(folder, signed_by=demanded())
+        bundle = open_trusted(folder)
         if bundle.digest != found.digest:
             shutil.rmtree(folder)
             raise IntegrityError(
@@ -255,7 +254,7 @@ def _resolve_run(store: Store, ref: str, cache: Path) -> Resolved:
             raise NotFound(
                 f"run {run_id} has no bundle: it did not end well, or it is a study (name one of its children)"
             ) from None
-    return Resolved(f"runs:/{run_id}", bundle or open_bundle(folder, signed_by=demanded()), run_id=run_id)
+    return Resolved(f"runs:/{run_id}", bundle or open_trusted(folder), run_id=run_id)
 
 
 def _resolve_offline(ref: str, cache: Path, error: Unreachable) -> Resolved:
@@ -272,7 +271,7 @@ def _cached(folder: Path, digest: str, signer: str | None) -> Bundle | None:
     if not folder.is_dir():
         return None
     try:
-        bundle = open_bundle(folder, signed_by=demanded())
+        bundle = open_trusted(folder)
         if (bundle.digest, bundle.signed_by) == (digest, signer):
             return bundle
     except (InputError, IntegrityError):

