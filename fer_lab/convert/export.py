@@ -292,7 +292,7 @@ class Workshop:
                 "size_mb": _size_mb(self.stage / FOLDER_OF_RUNTIME.get(runtime, runtime)),
                 "digest": bundle.runtime_digest(runtime), "tolerance": parity.limits(tolerance),
                 **parity.measure(self.reference, probs, self.faces.targets, self.faces.names, self.card.labels),
-                **parity.batch_invariance(predictor, self.faces.pixels, probs),
+                **parity.alone_and_together(predictor, self.faces.pixels),
             }  # fmt: skip
             self.expected[runtime] = predictor.predict(self.probes)
         return entry, parity.refusal(entry, tolerance)

@@ -1,7 +1,7 @@
 """Does a runtime give the same answer as torch float32? Over every face of the validation split, never a sample.
 
-`measure` is arithmetic on two arrays of probabilities; `refusal` holds the rules; `batch_invariance` asks whether a
-face's answer depends on its neighbours. "unmeasured" is a state: no number is inherited from another runtime.
+`measure` is arithmetic on two arrays of probabilities; `alone_and_together` is the audit of `compare`: does a face's answer
+depend on its neighbours? `refusal` holds the rules. "unmeasured" is a state: no number is inherited from another runtime.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.backends.session import Predictor, Tolerance
+from fer_lab.measure import audits
 
 Probabilities = npt.NDArray[np.float32]
 
 RESAMPLES = 10_000
 CLASS_N = 50  # a class with fewer faces never refuses: its interval is wider than any limit worth having
 CLASS_LIMIT = -0.02  # of a class's recall
-TIE = 1e-5  # two labels closer than this are a tie; which one wins is rounding
-SINGLE_FACES = 128  # faces run one by one for batch invariance; the rest is run in shuffled batches
 BATCH = 64
 
 
@@ -109,25 +108,10 @@ def refusal(report: Mapping[str, Any], tolerance: Tolerance) -> str | None:
     return "; ".join(reasons) or None
 
 
-def batch_invariance(predictor: Predictor, faces: npt.NDArray[np.uint8], probs: Probabilities, *, seed: int = 0) -> dict[str, Any]:
-    """Run faces one by one and in shuffled batches of 64; labels must be those of `probs` [N, K].
-
-    faces: uint8 [N, 48, 48]. Every face is run again in a shuffled batch, the first `SINGLE_FACES` of the shuffled order
-    alone as well. Returns batch_invariant, batch_max_dp, single_faces.
-    """
-    order = np.random.default_rng(seed).permutation(len(faces))
-    singles = order[:SINGLE_FACES]
-    again = np.concatenate([predictor.predict(faces[order[i : i + BATCH]]) for i in range(0, len(order), BATCH)])
-    alone = np.concatenate([predictor.predict(faces[i : i + 1]) for i in singles])
-    found = np.concatenate([again, alone])
-    expected = probs[np.concatenate([order, singles])]
-    differs = found.argmax(axis=1) != expected.argmax(axis=1)
-    clear = np.array([margin(row) > TIE for row in expected])
-    return {
-        "batch_invariant": not bool((differs & clear).any()),
-        "batch_max_dp": float(np.abs(found - expected).max(initial=0)),
-        "single_faces": len(singles),
-    }
+def alone_and_together(predictor: Predictor, faces: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """Return batch_invariant, batch_faces, batch_flips, batch_max_dp of `audits.batch_invariance`; faces: uint8 [N, 48, 48]."""
+    audit = asdict(audits.batch_invariance(predictor, faces))
+    return {name: value for name, value in audit.items() if name.startswith("batch_")}
 
 
 def limits(tolerance: Tolerance) -> dict[str, float]:

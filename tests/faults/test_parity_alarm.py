@@ -47,7 +47,7 @@ class Alarm:
     def judge(self, predictor: Any, runtime: str) -> str | None:
         probs = predict_all(predictor, self.pixels, model="alarm", batch=64)
         report = parity.measure(self.reference, probs, self.targets, self.names, self.bundle.card.labels)
-        report |= parity.batch_invariance(predictor, self.pixels, probs)
+        report |= parity.alone_and_together(predictor, self.pixels)
         return parity.refusal(report, backends()[runtime].tolerance)
 
     def plant(self, proto: Any, runtime: str, *, fp16: bool = False) -> None:

@@ -109,7 +109,7 @@ def test_a_batch_that_mixes_its_faces_is_caught() -> None:
 
     faces = np.random.default_rng(0).integers(0, 256, (100, 1, 1), dtype=np.uint8) * np.ones((1, 48, 48), np.uint8)
     for model, invariant in ((Mixer(), False), (Honest(), True)):
-        found = parity.batch_invariance(model, faces, model.predict(faces))  # type: ignore[arg-type]
+        found = parity.alone_and_together(model, faces)  # type: ignore[arg-type]
         assert invariant == found["batch_invariant"]
         refused = parity.refusal({"max_dp": 0, "flips": [], "n": 1, "change": 0, "per_class": {}} | found, INT8)
         assert invariant == (refused is None)
