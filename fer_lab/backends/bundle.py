@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from fer_lab.backends.signature import SIGNATURE, demanded, verify
 from fer_lab.core.errors import InputError, IntegrityError, NotFound
@@ -30,15 +30,16 @@ MANIFEST = "MANIFEST.json"
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 SCHEMA = 1
+MOST_SIDE = 4096  # pixels: what a card may ask for, before memory is taken for it
 
 
 class InputContract(BaseModel):
     """What the graph takes: uint8 [N, channels, height, width]."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    height: int = 48
-    width: int = 48
-    channels: int = 1
+    height: int = Field(48, ge=1, le=MOST_SIDE)
+    width: int = Field(48, ge=1, le=MOST_SIDE)
+    channels: int = Field(1, ge=1, le=4)
     dtype: Literal["uint8"] = "uint8"
 
 
@@ -55,11 +56,11 @@ class Card(BaseModel):
     dataset: str
     fingerprint: str
     backbone: str
-    image_size: int  # the side to which the graph enlarges a face
+    image_size: int = Field(ge=1, le=MOST_SIDE)  # the side to which the graph enlarges a face
     mean: float  # of gray values in 0–1
-    std: float
+    std: PositiveFloat
     input: InputContract = InputContract()
-    temperature: float = 1.0  # logits are divided by it before softmax
+    temperature: PositiveFloat = 1.0  # logits are divided by it before softmax
     parameters: int = 0
     config: dict[str, Any] = Field(default_factory=dict)  # the whole training configuration
     validation: dict[str, float] = Field(default_factory=dict)  # metrics of the checkpoint on the validation split

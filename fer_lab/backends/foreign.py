@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fer_lab.backends.bundle import Bundle, Card, sha256_of
+from fer_lab.backends.bundle import MOST_SIDE, Bundle, Card, sha256_of
 from fer_lab.backends.session import Faces, Predictor, Probabilities
-from fer_lab.core.errors import FerLabError, InputError, MissingPart, NotFound, nearest
+from fer_lab.core.errors import InputError, MissingPart, NotFound, nearest
 
 SUFFIXES = (".onnx", ".xml", ".tflite")
 RUNTIMES_OF = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",), ".tflite": ("openvino",)}
@@ -37,8 +37,8 @@ class ForeignCard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     schema_version: int = Field(SCHEMA, alias="schema")
     labels: tuple[str, ...] = Field(min_length=2)  # its own, in output order
-    height: PositiveInt
-    width: PositiveInt
+    height: int = Field(ge=1, le=MOST_SIDE)
+    width: int = Field(ge=1, le=MOST_SIDE)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     channels: Literal["gray", "RGB", "BGR"] = "gray"
     dtype: Literal["float32", "uint8"] = "float32"
@@ -121,7 +121,7 @@ class ForeignModel:
     def predictor(self, runtime: str, labels: tuple[str, ...], protocol: str, *, threads: int = 1) -> Predictor:
         """Load it in `runtime` and return a Predictor over `labels`.
 
-        Raises InputError naming the dimension or the count that does not fit the card, FerLabError when it cannot be loaded.
+        Raises InputError naming the dimension or the count that does not fit the card, or when it cannot be loaded.
         """
         if runtime not in self.runtimes:
             raise NotFound(f"{self.path.name} runs in {', '.join(self.runtimes)}, not in {runtime}")
@@ -159,7 +159,11 @@ class ForeignSession:
             for start in range(0, len(prepared), step):
                 piece = prepared[start : start + step]
                 padded = np.concatenate([piece, np.repeat(piece[-1:], step - len(piece), axis=0)]) if len(piece) < step else piece
-                parts.append(self._loaded.call(padded)[: len(piece)])
+                try:
+                    parts.append(self._loaded.call(padded)[: len(piece)])
+                except Exception as error:  # a graph may load and not run; each runtime has classes of its own for that
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise InputError(f"{self._model.path}: it loads, but fails on a face: {reason}") from None
         answers = np.concatenate(parts).reshape(len(faces), -1).astype(np.float32)
         if answers.shape[1] != len(self._model.card.labels):
             raise InputError(_count_message(self._model, answers.shape[1]))
@@ -304,7 +308,7 @@ def _load_onnx(model: ForeignModel, threads: int) -> _Loaded:
     try:
         session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a class of its own for every failure
-        raise FerLabError(f"{model.path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{model.path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1:
         raise InputError(f"{model.path}: has {len(inputs)} inputs, expected one picture")
@@ -322,7 +326,7 @@ def _load_openvino(model: ForeignModel, threads: int) -> _Loaded:
     try:
         compiled = core.compile_model(network, "CPU", settings)
     except RuntimeError as error:
-        raise FerLabError(f"{model.path}: OpenVINO cannot compile it: {str(error).splitlines()[-1]}") from None
+        raise InputError(f"{model.path}: OpenVINO cannot compile it: {str(error).splitlines()[-1]}") from None
     request, answer = compiled.create_infer_request(), compiled.outputs[0]
     shape, classes, _ = _stated_by(network)
 
@@ -342,7 +346,7 @@ def _read_openvino(path: Path) -> tuple[Any, Any]:
     try:
         network = core.read_model(path)
     except RuntimeError as error:
-        raise FerLabError(f"{path}: OpenVINO cannot read it: {str(error).strip().splitlines()[-1]}") from None
+        raise InputError(f"{path}: OpenVINO cannot read it: {str(error).strip().splitlines()[-1]}") from None
     if len(network.inputs) != 1:
         raise InputError(f"{path}: has {len(network.inputs)} inputs, expected one picture")
     return core, network

@@ -20,6 +20,7 @@ from yaml.events import AliasEvent
 from fer_lab.core.errors import InputError, NotFound, nearest
 
 MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_DEPTH = 20  # the schema needs five
 Fraction = float
 
 
@@ -286,12 +287,25 @@ def flatten(config: Section) -> dict[str, str]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without tags, aliases, duplicate keys, and with 1e-3 read as a number."""
+    """YAML without tags, aliases, duplicate keys or deep nesting, and with 1e-3 read as a number."""
+
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", self.peek_event().start_mark)  # type: ignore[no-untyped-call]  # PyYAML stubs
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML stubs
+        refused = None
+        if isinstance(event, AliasEvent):
+            refused = "aliases are not allowed"
+        elif getattr(event, "tag", None) is not None:  # also `!!int`, whose constructor fails in ways of its own
+            refused = "tags are not allowed"
+        elif self.depth > MAX_CONFIG_DEPTH:  # PyYAML recurses, and ends in a RecursionError
+            refused = f"nested deeper than {MAX_CONFIG_DEPTH}"
+        if refused:
+            raise yaml.composer.ComposerError(None, None, refused, event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -328,10 +342,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error)
-        if "could not determine a constructor" in problem:
-            problem = "tags are not allowed"
-        raise InputError(f"{where}: {problem}") from None
+        raise InputError(f"{where}: {getattr(error, 'problem', None) or error}") from None
+    except ValueError as error:  # a date without that day, a whole number of more digits than Python takes
+        raise InputError(f"{path}: {error}") from None
     if tree is None:
         raise InputError(f"{path}: empty, expected a mapping of keys to values")
     if not isinstance(tree, dict):
