@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 from fer_lab.core.errors import InputError
 
 MOST_BODY_BYTES = 8_000_000
+MOST_HELD_BYTES = 16_000_000  # of all bodies that are being received or looked at
+WELCOME_BYTES = 300_000  # a body up to here is taken even then: the page's own frames have a third of it
 OPEN_PATHS = frozenset({"/health"})
 STATIC = "/static/"
 
@@ -31,6 +33,8 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "cache-control": "no-store",
 }
+
+CLOSE = (b"connection", b"close")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -64,6 +68,7 @@ class Guard:
         self._hosts = allowed_hosts(bound)
         self._own = {socket.gethostname().lower(), bound.lower(), "localhost"}
         self._token = token
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on with the security headers added and the body's size counted."""
@@ -81,9 +86,13 @@ class Guard:
         async def counted() -> Message:
             nonlocal taken
             message = await receive()
-            taken += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            taken += size
+            self._held += size
             if taken > MOST_BODY_BYTES:
                 raise TooLarge(_too_large())
+            if self._held > MOST_HELD_BYTES and taken > WELCOME_BYTES:
+                raise TooBusy("too many large frames at once; send it again")
             return message
 
         async def dressed(message: Message) -> None:
@@ -93,7 +102,10 @@ class Guard:
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
-        await self._app(scope, counted, dressed)
+        try:
+            await self._app(scope, counted, dressed)
+        finally:
+            self._held -= taken
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -130,6 +142,10 @@ class TooLarge(InputError):
     """The body is larger than a frame can be."""
 
 
+class TooBusy(InputError):
+    """Others' bodies fill the memory that there is for them."""
+
+
 def _too_large() -> str:
     return f"a frame has at most {MOST_BODY_BYTES // 1_000_000} MB"
 
@@ -139,6 +155,7 @@ async def _answer(send: Send, status: int, text: str) -> None:
 
     body = json.dumps({"error": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [CLOSE]  # a body that was refused is not read either
     headers += [(k.encode(), v.encode()) for k, v in HEADERS.items()]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -29,11 +29,12 @@ from fer_lab.live.pipeline import Pipeline, Settings, label_frame
 from fer_lab.live.stills import decode
 from fer_lab.live.summary import Summary
 from fer_lab.live.tracks import Tracker
-from fer_lab.live.web.guard import Guard, TooLarge
+from fer_lab.live.web.guard import Guard, TooBusy, TooLarge
 
 STATIC_FOLDER = Path(__file__).parent / "static"
-MOST_FRAME_PIXELS = 4096 * 4096
+MOST_FRAME_PIXELS = 4096 * 2304  # 4K; the page sends at most 2560 × 2560
 MOST_STREAMS = 16  # browsers whose tracks are kept
+STATUS_OF = {TooLarge: 413, TooBusy: 503, InputError: 422}
 STREAM_HEIGHT = 720  # MJPEG frames are reduced to this
 
 
@@ -57,7 +58,7 @@ class Page:
         self.bad_frames = 0
         self.show_input = outputs.show_input if outputs is not None else False
         self._which = 0
-        self._lock = threading.Lock()  # detectors are not safe to use from two threads
+        self._lock = threading.Lock()  # one decoded picture in memory at a time; detectors are not safe in two threads either
         self._streams: OrderedDict[str, tuple[Tracker, float]] = OrderedDict()
         self._started_s = time.perf_counter()
 
@@ -92,13 +93,14 @@ class Page:
     def frame(self, data: bytes, stream: str, *, still: bool, show_input: bool) -> dict[str, Any]:
         """Label one image of a browser. Raises InputError when it is none."""
         born_s = time.perf_counter()
-        try:
-            image = decode(data, "the frame", MOST_FRAME_PIXELS)
-        except InputError:
-            self.bad_frames += 1
-            raise
-        decoded_s = time.perf_counter()
         with self._lock:
+            began_s = time.perf_counter()
+            try:
+                image = decode(data, "the frame", MOST_FRAME_PIXELS)
+            except InputError:
+                self.bad_frames += 1
+                raise
+            decoded_s = time.perf_counter()
             finder = self.finder
             found = finder.find(image)
             found_s = time.perf_counter()
@@ -109,7 +111,7 @@ class Page:
             )
             done_s = time.perf_counter()
             result = Result(
-                frame, faces, labels, shown, runtime, (decoded_s - born_s) * 1e3, (found_s - decoded_s) * 1e3,
+                frame, faces, labels, shown, runtime, (decoded_s - began_s) * 1e3, (found_s - decoded_s) * 1e3,
                 (done_s - found_s) * 1e3, (done_s - born_s) * 1e3, shadow,
             )  # fmt: skip
             self.summary.add(result)
@@ -209,15 +211,21 @@ class Page:
 def application(page: Page, *, bound: str = "127.0.0.1") -> Any:
     """Return the ASGI application."""
     from fastapi import FastAPI, Request
-    from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+    from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
     from fastapi.staticfiles import StaticFiles
+    from starlette.requests import ClientDisconnect
 
     app = FastAPI(title="fer_lab demo", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(FerLabError)
     async def told(request: Request, error: FerLabError) -> JSONResponse:
-        status = 413 if isinstance(error, TooLarge) else 422 if isinstance(error, InputError) else 500
-        return JSONResponse({"error": str(error)}, status_code=status)
+        status = next((code for kind, code in STATUS_OF.items() if isinstance(error, kind)), 500)
+        close = {"connection": "close"} if isinstance(error, TooLarge | TooBusy) else None  # the rest of the body is not read
+        return JSONResponse({"error": str(error)}, status_code=status, headers=close)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # to nobody; else uvicorn prints a traceback
 
     async def index() -> FileResponse:
         return FileResponse(STATIC_FOLDER / "index.html")
@@ -301,10 +309,12 @@ def serve(page: Page, host: str, port: int, *, open_browser: bool = True, second
     """Run the server until `page.stop`, or for some seconds. Raises InputError when the port is in use."""
     import uvicorn
 
+    from fer_lab.live.web.connections import Connection
+
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     config = uvicorn.Config(
-        application(page, bound=host), log_level="error", access_log=False, lifespan="off", limit_concurrency=32,
+        application(page, bound=host), log_level="error", access_log=False, lifespan="off", http=Connection,
         timeout_keep_alive=5, timeout_graceful_shutdown=2, ws="none", server_header=False,
     )  # fmt: skip
     server = uvicorn.Server(config)
