@@ -35,7 +35,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Publish a checkpoint in `folder`, then delete all but the two newest. Raises OSError when the disk is full."""
+    """Publish a checkpoint in `folder`, then delete all but the two newest. Raises OSError when the disk is full.
+
+    What a killed process left half-written or half-deleted in `folder`, which has one writer at a time, goes too.
+    """
     from safetensors.torch import save as to_bytes
 
     name = f"checkpoint-{checkpoint.epoch:06d}"
@@ -48,10 +51,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "state_sha256": _digest(checkpoint.state),
         "state": checkpoint.state,
     }
-    write_bytes((json.dumps(record, sort_keys=True) + "\n").encode(), folder / f"{name}.json")
-    for epoch in _epochs(folder)[KEPT:]:
-        (folder / f"checkpoint-{epoch:06d}.json").unlink(missing_ok=True)
-        (folder / f"checkpoint-{epoch:06d}.safetensors").unlink(missing_ok=True)
+    write_bytes(_as_bytes(record), folder / f"{name}.json")
+    kept = {f"checkpoint-{epoch:06d}" for epoch in _epochs(folder)[:KEPT]}
+    for path in folder.iterdir():
+        if path.suffix == ".tmp" or (path.name.startswith("checkpoint-") and path.stem not in kept):
+            path.unlink(missing_ok=True)
 
 
 def exists(folder: Path) -> bool:
@@ -71,15 +75,17 @@ def load(folder: Path) -> Checkpoint | None:
     for epoch in _epochs(folder):
         name = f"checkpoint-{epoch:06d}"
         try:
-            record = json.loads((folder / f"{name}.json").read_bytes())
+            text = (folder / f"{name}.json").read_bytes()
+            record = json.loads(text)
             newer = int(record["schema"]) > SCHEMA
             if newer:
                 raise InputError(f"{folder / name}.json: schema {record['schema']} is newer than this fer_lab; update fer_lab")
             data = (folder / f"{name}.safetensors").read_bytes()
-            whole = hashlib.sha256(data).hexdigest() == record["sha256"] and _digest(record["state"]) == record["state_sha256"]
-            if whole:
-                return Checkpoint(int(record["epoch"]), record["state"], from_bytes(data))
-            faults.append(f"{name}: sha256 differs")
+            same = hashlib.sha256(data).hexdigest() == record["sha256"] and _digest(record["state"]) == record["state_sha256"]
+            # No digest covers the rest of the record; it is written in one way only, and the file's name holds the epoch.
+            if same and record["epoch"] == epoch and record["schema"] == SCHEMA and _as_bytes(record) == text:
+                return Checkpoint(epoch, record["state"], from_bytes(data))
+            faults.append(f"{name}: {'its record was changed' if same else 'sha256 differs'}")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             faults.append(f"{name}: {type(error).__name__}")
     if faults:
@@ -118,6 +124,10 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
 def _epochs(folder: Path) -> list[int]:
     """Epochs that have a JSON, newest first."""
     return sorted((int(p.stem.split("-")[1]) for p in folder.glob("checkpoint-[0-9]*.json") if p.stem[11:].isdigit()), reverse=True)
+
+
+def _as_bytes(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, sort_keys=True) + "\n").encode()
 
 
 def _digest(state: dict[str, Any]) -> str:
