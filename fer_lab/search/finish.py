@@ -31,6 +31,7 @@ def finish(sweep: Sweep, store: Store, job: Job) -> None:
     assert row is not None
     parent = Run(store, str(row["parent_run_id"]), resumed=True)
     with Keeper(sweep.leases, job) as keeper:
+        parent.guard = keeper.guard
         settle(sweep, store)
         trials = [t for t in sweep.leases.jobs("trial") if t.number < sweep.total]
         confirmations = sweep.leases.jobs("confirm")

@@ -286,17 +286,28 @@ class Keeper:
         self._job = job
         self._done = threading.Event()
         self._last_step = time.monotonic()
+        self._renewed = time.time()  # a moment at which the lease was known to be ours
         self._thread = threading.Thread(target=self._keep, name=f"lease-{job.key}", daemon=True)
         self.lost = False
 
     def step(self) -> None:
-        """Say that the work moves; called at every step of the training loop."""
+        """Say that the work moves; called at every step of the training loop. Raises LeaseLost once that is known."""
         self._last_step = time.monotonic()
+        if self.lost:
+            self._renew()
 
     def check(self, epoch: int | None = None) -> None:
         """Renew now. Raises LeaseLost when the job was taken over."""
-        self.step()
-        self._leases.renew(self._job, epoch)
+        self._last_step = time.monotonic()
+        self._renew(epoch)
+
+    def guard(self) -> None:
+        """Call before a write that no fence protects. Raises LeaseLost when the job was taken over.
+
+        Asks the database only when nothing was heard from it for a whole lease (the process was paused); else it is free.
+        """
+        if self.lost or time.time() - self._renewed > self._leases.lease_s:
+            self._renew()
 
     def __enter__(self) -> Keeper:
         self._thread.start()
@@ -306,6 +317,11 @@ class Keeper:
         self._done.set()
         self._thread.join()
 
+    def _renew(self, epoch: int | None = None) -> None:
+        before = time.time()
+        self._leases.renew(self._job, epoch)
+        self._renewed = before
+
     def _keep(self) -> None:
         from sqlalchemy.exc import OperationalError
 
@@ -314,7 +330,7 @@ class Keeper:
             if time.monotonic() - self._last_step > max(STALLED_S, 10 * self._leases.lease_s):
                 return
             try:
-                self._leases.renew(self._job)
+                self._renew()
             except LeaseLost:
                 self.lost = True
                 return

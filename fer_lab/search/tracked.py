@@ -59,14 +59,16 @@ def tracked_fit(
     name: str | None = None,
     folder: Path | None = None,
     on_run: Callable[[str], None] | None = None,
+    guard: Callable[[], None] | None = None,
     extra: Mapping[str, float] | None = None,
     command: str | None = None,
 ) -> Tracked:
     """Train `config` as a run of `experiment` (the dataset's name when None) and return run id, result, bundle.
 
     run: log to this one (a resumed run) instead of a new one. folder: for checkpoints; `work_folder` when None.
-    on_run(run_id) is called as soon as the run exists. extra: further metrics of the run. command: what reproduces the
-    run, shown on its page. Raises what `training.fit.fit` raises, after the run was ended: KILLED when interrupted or
+    on_run(run_id) is called as soon as the run exists. guard() is called before each write to the store; it may raise
+    LeaseLost. extra: further metrics of the run. command: what reproduces the run, shown on its page.
+    Raises what `training.fit.fit` raises, after the run was ended: KILLED when interrupted or
     pruned, FAILED otherwise; after LeaseLost the run belongs to somebody else and is left alone.
     """
     from fer_lab.training.bundle import write_run_bundle
@@ -76,10 +78,17 @@ def tracked_fit(
 
     check_config(config)
     name = name or f"{config.name}-s{config.seed}"
+    if guard is not None:
+        guard()
     if run is None:
         run = store.start_run(experiment or dataset.name, name, parent=parent, tags=dict(tags or {}), params=flatten(config))
     if on_run is not None:
-        on_run(run.id)
+        try:
+            on_run(run.id)
+        except LeaseLost:  # nobody else knows this run
+            run.end("KILLED", "another worker holds its job")
+            raise
+    run.guard = guard
     live = run
     try:
         folder = folder or work_folder(store, run.id)

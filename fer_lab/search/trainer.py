@@ -21,11 +21,11 @@ def trainer(sweep: Sweep, store: Store, parent: str) -> Train:
     def train(
         config: RunConfig, folder: Path, *, name: str, tags: Mapping[str, str], resume: bool,
         on_run: Callable[[str], None], on_epoch: Callable[[int, dict[str, float]], None],
-        should_stop: Callable[[], int | None], extra: Mapping[str, float],
+        should_stop: Callable[[], int | None], guard: Callable[[], None], extra: Mapping[str, float],
     ) -> Trained:  # fmt: skip
         tracked = tracked_fit(
             config, sweep.dataset, store, parent=parent, tags=tags, resume=resume, on_epoch=on_epoch, should_stop=should_stop,
-            experiment=sweep.experiment, name=name, folder=folder, on_run=on_run, extra=extra,
+            experiment=sweep.experiment, name=name, folder=folder, on_run=on_run, guard=guard, extra=extra,
         )  # fmt: skip
         result = tracked.result
         facts = {"parameters": result.parameters, "best_epoch": result.best_epoch, "epochs_run": result.epochs_run}

@@ -39,12 +39,12 @@ class Trained:
 
 
 class Train(Protocol):
-    """Trains one configuration as a child run and uploads its bundle."""
+    """Trains one configuration as a child run and uploads its bundle; calls `guard` before each write to the store."""
 
     def __call__(
         self, config: RunConfig, folder: Path, *, name: str, tags: Mapping[str, str], resume: bool,
         on_run: Callable[[str], None], on_epoch: Callable[[int, dict[str, float]], None],
-        should_stop: Callable[[], int | None], extra: Mapping[str, float],
+        should_stop: Callable[[], int | None], guard: Callable[[], None], extra: Mapping[str, float],
     ) -> Trained: ...  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def _train(
     on_epoch: Callable[[int, dict[str, float]], None], measured: Mapping[str, float],
 ) -> Trained:  # fmt: skip
     folder = job_folder(sweep, job, job.fence)
-    resume = _inherit_checkpoint(sweep, job, folder)
+    resume = _inherit_checkpoint(job, folder)
 
     def should_stop() -> int | None:
         keeper.step()
@@ -129,21 +129,27 @@ def _train(
     trained = train(
         config, folder, name=job.key, tags=run_tags(sweep, job), resume=resume,
         on_run=lambda run_id: sweep.leases.note(job, run_id=run_id),
-        on_epoch=on_epoch, should_stop=should_stop, extra=measured,
+        on_epoch=on_epoch, should_stop=should_stop, guard=keeper.guard, extra=measured,
     )  # fmt: skip
     return Trained(trained.run_id, trained.metrics, {"wall_s": time.monotonic() - begun, **measured, **trained.facts})
 
 
-def _inherit_checkpoint(sweep: Sweep, job: Job, folder: Path) -> bool:
-    """Copy the checkpoint of the attempt before; whether there was one (on another machine there is none)."""
-    previous = job.payload.get("previous") or {}
-    source = job_folder(sweep, job, int(previous["fence"])) if previous else None
-    folder.mkdir(parents=True, exist_ok=True)
-    if source is None or not source.is_dir():
+def _inherit_checkpoint(job: Job, folder: Path) -> bool:
+    """Copy the checkpoint of the newest attempt that left a folder here; whether there was one (elsewhere there is none).
+
+    It appears by rename: an attempt that is killed while it copies has no folder, and the next one looks further back.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    earlier = [int(path.name) for path in folder.parent.iterdir() if path.name.isdigit() and int(path.name) < job.fence]
+    if not earlier:
+        folder.mkdir(exist_ok=True)
         return False
-    for path in source.iterdir():
-        if path.is_file():
-            shutil.copy2(path, folder / path.name)
+    staged = folder.with_name(f".{folder.name}")
+    staged.mkdir(exist_ok=True)
+    for path in (folder.parent / str(max(earlier))).iterdir():
+        if path.is_file() and not path.name.startswith("."):  # staged by the process that was killed
+            shutil.copy2(path, staged / path.name)
+    staged.replace(folder)
     return any(folder.iterdir())
 
 

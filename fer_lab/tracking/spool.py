@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 Operation = Mapping[str, Any]
 
@@ -42,8 +42,7 @@ class Spool:
                 copy.mkdir()
                 operation["path"] = os.fspath(shutil.copy2(operation["path"], copy / Path(operation["path"]).name))
             with self._path.open("a+b") as file:
-                if file.tell() and self._path.read_bytes()[-1:] != b"\n":  # a process was killed while it wrote this line
-                    file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
+                _drop_torn_line(file)
                 file.write(json.dumps(operation).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -56,32 +55,50 @@ class Spool:
         return [json.loads(line) for line in whole.splitlines()]
 
     def replay(self, apply: Callable[[Operation], None]) -> int:
-        """Apply all waiting operations in order and forget them. Returns how many; what `apply` raises passes through,
-        and the operation that raised is the first of the next replay."""
+        """Apply all waiting operations in order and forget them; others may be appended meanwhile, and are applied too.
+
+        Returns how many; what `apply` raises passes through, and the operation that raised is the first of the next replay.
+        """
+        total = 0
+        with self._lock("replay"):  # one sender; appending does not wait for it
+            while operations := self.operations():
+                done = 0
+                try:
+                    for operation in operations:
+                        apply(operation)
+                        done += 1
+                finally:
+                    self._forget(done)
+                    total += done
+        return total
+
+    def _forget(self, done: int) -> None:
         with self._lock():
-            operations = self.operations()
-            done = 0
-            try:
-                for operation in operations:
-                    apply(operation)
-                    done += 1
-            finally:
-                self._forget(operations[done:])
-        return done
+            rest = self.operations()[done:]
+            if rest:
+                temporary = self._path.with_suffix(".tmp")
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in rest), encoding="utf-8", newline="\n")
+                temporary.replace(self._path)
+            else:
+                self._path.unlink(missing_ok=True)
+                shutil.rmtree(self._files, ignore_errors=True)
 
-    def _forget(self, rest: list[Operation]) -> None:
-        if rest:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(operation) + "\n" for operation in rest), encoding="utf-8", newline="\n")
-            temporary.replace(self._path)
-        else:
-            self._path.unlink(missing_ok=True)
-            shutil.rmtree(self._files, ignore_errors=True)
-
-    def _lock(self) -> Any:
+    def _lock(self, what: str = "lock") -> Any:
         from filelock import FileLock
 
-        return FileLock(self._path.with_suffix(".lock"))
+        return FileLock(self._path.with_suffix(f".{what}"))
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    """Cut off the line that a process was writing when it was killed; `file` is open for reading and appending."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return
+    file.seek(end - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
 
 
 def waiting(folder: Path) -> list[Spool]:

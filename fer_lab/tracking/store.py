@@ -20,6 +20,7 @@ import socket
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -38,7 +39,7 @@ from fer_lab.tracking.spool import Operation, Spool, waiting
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 REACH_S = 3.0  # how long a server may take to say that it is there
-RETRY_S = 30.0  # during an outage the server is tried again this often, so that training does not wait for it
+RETRY_S = 30.0  # during an outage the server is tried again this often, by a thread: training does not wait for it
 PARAMS_PER_BATCH = 100  # MLflow's limits per request
 METRICS_PER_BATCH = 1000
 PARAM_LENGTH = 6000
@@ -317,14 +318,20 @@ class Store:
 
 
 class Run:
-    """A live run. Every call survives an outage of the server: what cannot be sent is spooled and sent later, in order."""
+    """A live run. Every call survives an outage of the server: what cannot be sent is spooled and sent later, in order.
+
+    An outage costs its caller REACH_S once; from then on a thread looks whether the server is back.
+    """
 
     def __init__(self, store: Store, run_id: str, *, resumed: bool) -> None:
         self.id = run_id
         self._store = store
         self._apply = Applier(store, run_id, resumed=resumed)
         self._spool = Spool(store.spool_folder, run_id)
-        self._tried = 0.0
+        self._answered = time.monotonic()
+        self._sender: threading.Thread | None = None
+        self.guard: Callable[[], None] | None = None
+        """Called before each operation; what it raises (the run is somebody else's now) keeps the operation from the store."""
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step (an epoch) in one request. A (key, step) that the run holds already is skipped."""
@@ -370,40 +377,52 @@ class Run:
         """End the run; `reason` says why it failed or was stopped."""
         if reason:
             self.set_tags({"end_reason": reason})
-        self._tried = 0.0  # the last chance to send what waits
         self._do({"op": "end", "status": status, "time": int(time.time() * 1000)})
+        if self._spool.pending:  # the last chance to send what waits
+            self._send_waiting()
 
     def _do(self, operation: Operation) -> None:
-        if self._spool.pending and not self._send_waiting():
+        if self.guard is not None:
+            self.guard()
+        if self._spool.pending or not self._is_sent(operation):
             self._spool.append(operation)
-            return
+            if self._sender is None or not self._sender.is_alive():
+                self._sender = threading.Thread(target=self._keep_sending, name=f"spool-{self.id}", daemon=True)
+                self._sender.start()
+
+    def _is_sent(self, operation: Operation) -> bool:
+        """Perform the operation now; False when the store is away."""
+        is_away = time.monotonic() - self._answered > REACH_S and not reachable(self._store.uri)
         try:
-            self._apply(operation)
+            if not is_away:
+                self._apply(operation)
+                self._answered = time.monotonic()
+                return True
         except Exception as error:
             if not is_outage(error):
                 with self._store.errors(f"log to run {self.id}"):
                     raise
-            note(
-                f"note: {self._store.shown_uri} does not answer; run {self.id} goes on and is logged to {self._store.spool_folder}"
-            )
-            self._tried = time.monotonic()
-            self._spool.append(operation)
+        note(f"note: {self._store.shown_uri} does not answer; run {self.id} goes on and is logged to {self._store.spool_folder}")
+        return False
 
-    def _send_waiting(self) -> bool:
-        if time.monotonic() - self._tried < RETRY_S and self._tried:
-            return False
-        self._tried = time.monotonic()
+    def _keep_sending(self) -> None:
+        while self._spool.pending:
+            time.sleep(RETRY_S)
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
         if not reachable(self._store.uri):
-            return False
+            return
         try:
             sent = self._spool.replay(_forgiving(self._apply, self.id))
         except Exception as error:
             if not is_outage(error):
                 with self._store.errors(f"log to run {self.id}"):
                     raise
-            return False
-        note(f"note: {self._store.shown_uri} answers again; {sent} operations sent")
-        return True
+            return
+        if sent:
+            self._answered = time.monotonic()
+            note(f"note: {self._store.shown_uri} answers again; {sent} operations sent")
 
 
 class Applier:

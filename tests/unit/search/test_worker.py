@@ -49,7 +49,7 @@ class Formula:
     def __call__(
         self, config: RunConfig, folder: Path, *, name: str, tags: Mapping[str, str], resume: bool,
         on_run: Callable[[str], None], on_epoch: Callable[[int, dict[str, float]], None],
-        should_stop: Callable[[], int | None], extra: Mapping[str, float],
+        should_stop: Callable[[], int | None], guard: Callable[[], None], extra: Mapping[str, float],
     ) -> Trained:  # fmt: skip
         self.started.append((name, resume))
         run = self.store.start_run(self.sweep.experiment, name, parent=self.parent, tags=tags)
