@@ -139,7 +139,7 @@ class Stack:
 
     def _postgres(self) -> None:
         """As the image's entry point does: initdb, the scripts of docker-entrypoint-initdb.d, then the command."""
-        service, programs = self.services["postgres"], _postgres_programs()
+        service, programs = self.services["postgres"], postgres_programs()
         given = service["environment"]
         data = self.folder / "postgres"
         data.mkdir()
@@ -208,10 +208,10 @@ def install_tools(folder: Path) -> Path:
     return folder
 
 
-def _postgres_programs() -> Path:
+def postgres_programs() -> Path:
     """The folder of initdb and postgres: PATH, or Debian's place."""
     found = shutil.which("initdb")
-    candidates = [Path(found).parent] if found else []
+    candidates = [Path(found).resolve().parent] if found else []  # a link leads to the folder with the other programs
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for folder in candidates:
         if (folder / "initdb").exists():

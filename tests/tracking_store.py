@@ -83,14 +83,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A real MLflow server on an sqlite store below `home`, up and answering."""
+def mlflow_server(home: Path, port: int, database: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A real MLflow server on an sqlite store below `home` (or on the database of this URL), up and answering."""
     (home / "mlruns").mkdir(parents=True, exist_ok=True)
-    database = home / "mlruns" / "mlflow.db"
-    if not database.exists():
-        shutil.copyfile(_template(), database)
+    if database is None:
+        file = home / "mlruns" / "mlflow.db"
+        if not file.exists():
+            shutil.copyfile(_template(), file)
+        database = f"sqlite:///{file}"
     environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{database}",
+        "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
