@@ -39,6 +39,6 @@ def test_it_exports_and_passes_parity(backbone: str, drawn: Any, tmp_path: Path)
     assert result.refused == {}
     rows = record.read(open_bundle(result.folder))["runtimes"]
     for runtime in ("onnx", "openvino"):
-        assert rows[runtime]["flips"] <= 1
+        assert len(rows[runtime]["flips"]) <= 1
         assert rows[runtime]["max_dp"] <= 1e-4
         assert rows[runtime]["batch_invariant"] is True
