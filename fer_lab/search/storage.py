@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,9 @@ class StudyStorage:
         if self._optuna is None:
             from optuna.storages import RDBStorage
 
-            with initialising(self.engine, self._lock), warnings.catch_warnings():
+            # Optuna stamps its schema last. Later starters take no lock: a worker that is paused in it would hold them all up.
+            made = _have_rows(self.engine, "alembic_version")
+            with nullcontext() if made else initialising(self.engine, self._lock), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 # Optuna puts the URL through str.format, so braces of a password must not stand in it.
                 storage = RDBStorage(self.url.replace("{", "%7B").replace("}", "%7D"))
@@ -96,10 +98,10 @@ class StudyStorage:
 
 def open_storage(home: Path, url: str | None = None) -> StudyStorage:
     """Open (and make, once) the study database. Raises InputError when it cannot be reached or written."""
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, inspect
     from sqlalchemy.exc import SQLAlchemyError
 
-    from fer_lab.search.leases import create_tables
+    from fer_lab.search.leases import create_tables, metadata
 
     url = url or storage_url(home)
     lock = home / "mlruns" / ".optuna.lock"
@@ -113,8 +115,9 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
     if engine.dialect.name == "sqlite":
         write_immediately(engine)
     try:
-        with initialising(engine, lock):
-            create_tables(engine)
+        if not all(inspect(engine).has_table(name) for name in metadata().tables):
+            with initialising(engine, lock):
+                create_tables(engine)
     except SQLAlchemyError as error:
         engine.dispose()
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
@@ -140,6 +143,16 @@ def initialising(engine: Engine, lock: Path) -> Iterator[None]:
                 yield
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": INIT_LOCK_KEY})
+
+
+def _have_rows(engine: Engine, table: str) -> bool:
+    """Whether the table is there and not empty."""
+    from sqlalchemy import inspect, text
+
+    if not inspect(engine).has_table(table):
+        return False
+    with engine.begin() as connection:
+        return connection.execute(text(f"SELECT 1 FROM {table}")).first() is not None
 
 
 def write_immediately(engine: Engine) -> None:

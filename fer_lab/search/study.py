@@ -85,12 +85,17 @@ def optuna_study(sweep: Sweep, seed: int) -> optuna.Study:
     directions = [best, optuna.study.StudyDirection.MINIMIZE] if sweep.two_objectives else [best]
     # Half of a small study is random, so that TPE has something to go by; 10 is Optuna's own number.
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(2, sweep.total // 2)), constant_liar=True)
-    storage = sweep.storage.optuna()
-    with initialising(sweep.storage.engine, sweep.home / "mlruns" / ".optuna.lock"):
-        return optuna.create_study(
-            storage=storage, study_name=sweep.name, directions=directions, load_if_exists=True,
-            sampler=sampler, pruner=pruner(sweep.config),
-        )  # fmt: skip
+    found: dict[str, Any] = {
+        "storage": sweep.storage.optuna(),
+        "study_name": sweep.name,
+        "sampler": sampler,
+        "pruner": pruner(sweep.config),
+    }
+    try:
+        return optuna.load_study(**found)
+    except KeyError:  # nobody made it yet; the lock is for its makers only
+        with initialising(sweep.storage.engine, sweep.home / "mlruns" / ".optuna.lock"):
+            return optuna.create_study(**found, directions=directions, load_if_exists=True)
 
 
 def pruner(config: SweepConfig) -> optuna.pruners.BasePruner:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fer_lab.core.config import RunConfig, run_config_of
 from fer_lab.core.console import note
 from fer_lab.core.errors import FerLabError, InputError, Interrupted
-from fer_lab.search.leases import Job, Keeper, LeaseLost
+from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost
 from fer_lab.search.space import finite, starting_point
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep, ask, optuna_study, study_curve, tell
@@ -56,8 +56,13 @@ def run_trial(sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callab
     """Run a claimed trial slot to its end. Raises Interrupted or LeaseLost; a failing trial fails alone."""
     with Keeper(sweep.leases, job) as keeper:
         study = optuna_study(sweep, _seed(sweep, job))
+        keeper.guard()
         trial, values = ask(sweep, study, job, starting_point(sweep.config) if job.number == 0 else None)
-        sweep.leases.note(job, trial=trial.number, payload={**job.payload, "values": values})
+        try:
+            sweep.leases.note(job, trial=trial.number, payload={**job.payload, "values": values})
+        except LeaseLost:  # nobody else knows this trial
+            tell(study, trial.number, "FAIL")
+            raise
         reported = set(study_curve(study, trial.number))
         config = run_config_of(sweep.config, values)
 
@@ -195,6 +200,8 @@ def _close(
         give_back()
         raise
     except LeaseLost:
+        if any(now.key == job.key and now.status in ENDED for now in sweep.leases.jobs(job.kind)):
+            shutil.rmtree(sweep.work / job.key, ignore_errors=True)  # its successor cleared it before this one woke up
         raise
     except (Pruned, FitPruned) as error:
         end("pruned", "PRUNED", reason=str(error))
