@@ -287,7 +287,7 @@ def flatten(config: Section) -> dict[str, str]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without tags, aliases, duplicate keys or deep nesting, and with 1e-3 read as a number."""
+    """YAML without tags, aliases, duplicate keys or deep nesting, and with YAML 1.2's scalars."""
 
     depth = 0
 
@@ -324,8 +324,15 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_SCALARS = (  # as in YAML 1.2; in PyYAML's 1.1, `no` is False, 010 is 8, 12:30:00 is 45000 and 1e-3 is text
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9]\d*)", "-+0123456789"),
+    ("float", r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+)
+_StrictLoader.yaml_implicit_resolvers = {}
+for _name, _pattern, _first in _SCALARS:
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -343,7 +350,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise InputError(f"{where}: {getattr(error, 'problem', None) or error}") from None
-    except ValueError as error:  # a date without that day, a whole number of more digits than Python takes
+    except ValueError as error:  # a whole number of more digits than Python takes
         raise InputError(f"{path}: {error}") from None
     if tree is None:
         raise InputError(f"{path}: empty, expected a mapping of keys to values")

@@ -69,12 +69,12 @@ class Unreachable(InputError):
 
 
 def redact(text: str) -> str:
-    """Hide the password of every URL in `text`.
+    """Hide the password of every URL in `text`, also one in which somebody forgot to quote `/` and `@`.
 
     >>> redact("postgresql+psycopg://ann:secret@db/mlflow")
     'postgresql+psycopg://ann:***@db/mlflow'
     """
-    return re.sub(r"(://[^/\s:@]*):[^/\s]*@", r"\1:***@", text)
+    return re.sub(r"(://[^/\s:@]*):(?!\d{1,5}[/\s])\S*@", r"\1:***@", text)  # HOST:PORT/… has no password
 
 
 def set_environment() -> None:
@@ -103,7 +103,13 @@ def store_uri(home: Path) -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
         return f"sqlite:///{(home / 'mlruns' / 'mlflow.db').absolute().as_posix()}"
-    scheme = urlsplit(given).scheme
+    try:
+        parts = urlsplit(given)
+        scheme, _ = parts.scheme, parts.port
+    except ValueError:  # its text may quote a part of the password
+        raise InputError(
+            f"MLFLOW_TRACKING_URI={redact(given)!r} is not a URL; in a password, write %2F for / and %40 for @"
+        ) from None
     if scheme == "sqlite":
         return f"sqlite:///{Path(given.removeprefix('sqlite:///')).absolute().as_posix()}"
     if scheme in {"http", "https"}:
