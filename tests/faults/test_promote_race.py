@@ -1,16 +1,20 @@
-"""Fifty promoters, a server that goes away, and first starts from nothing: with real processes and a real MLflow server."""
+"""Races of promoters and of registrations, a server that goes away, first starts from nothing: real processes, a real server."""
 
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from fault_figures import count, publish
 from tracking_store import free_port, fresh_store, mlflow_server, tiny_bundle, together
 
+from fer_lab.core.errors import Conflict
 from fer_lab.tracking.ledger import Ledger
 from fer_lab.tracking.registry import aliases, register, resolve, versions
 from fer_lab.tracking.store import open_store
@@ -22,6 +26,7 @@ pytestmark = [
 ]
 NAME = "fer-synthetic-8"
 PROMOTERS = 50
+REGISTRARS = 8
 
 
 def race(home: Path, tmp_path: Path) -> None:
@@ -43,6 +48,63 @@ def race(home: Path, tmp_path: Path) -> None:
     assert ledger.drift() is None
 
 
+def registered_once(tmp_path: Path) -> int:
+    """Eight processes register one bundle at once, in several rounds: each round makes one version. Returns the rounds."""
+    rounds = count(2, 20)
+    for n in range(rounds):
+        bundle = tiny_bundle(tmp_path / f"once-{n}", f"once {n}")
+        found = together(REGISTRARS, lambda i, bundle=bundle: register(open_store(), bundle, run_id=None, name="once").version)
+        assert len(set(found)) == 1, found
+        assert isinstance(found[0], int), found
+    return rounds
+
+
+def test_of_eight_registrations_at_once_one_makes_the_version(home: Path, tmp_path: Path) -> None:
+    store = fresh_store(home)
+    rounds = registered_once(tmp_path)
+    assert [v.version for v in versions(store, "once")] == list(range(1, rounds + 1))
+    publish("register_race", at_once=REGISTRARS, rounds=rounds, versions=rounds)
+
+
+def test_each_of_many_races_has_one_winner(home: Path, tmp_path: Path) -> None:
+    """Two to eight promoters that all saw the same champion; the chain of the ledger has no gap afterwards."""
+    store = fresh_store(home)
+    for content in "abc":
+        register(store, tiny_bundle(tmp_path / content, content), run_id=None)
+    Ledger(store, NAME).promote(1, expected=None, runtime="openvino")
+    rounds = count(5, 200)
+    racers = random.Random(0).choices(range(2, 9), k=rounds)
+    together_again = get_context("fork").Barrier(max(racers))
+
+    def promoter(i: int) -> list[str]:
+        ledger, outcomes = Ledger(open_store(home), NAME), []
+        for n in range(rounds):
+            together_again.wait()
+            champion = aliases(ledger.store, NAME)["champion"]
+            together_again.wait()
+            if i >= racers[n]:
+                outcomes.append("watched")
+                continue
+            wanted = [version for version in (1, 2, 3) if version != champion][i % 2]
+            try:
+                ledger.promote(wanted, expected=champion, runtime="openvino")
+                outcomes.append("won")
+            except Conflict:
+                outcomes.append("lost")
+        return outcomes
+
+    found = together(max(racers), promoter)
+    assert all(isinstance(outcomes, list) for outcomes in found), found
+    winners = [sum(outcomes[n] == "won" for outcomes in found) for n in range(rounds)]
+    losers = [sum(outcomes[n] == "lost" for outcomes in found) for n in range(rounds)]
+    assert winners == [1] * rounds
+    assert losers == [n - 1 for n in racers]
+    ledger = Ledger(open_store(home), NAME)
+    assert len(ledger.verify()) == rounds + 1
+    assert ledger.drift() is None
+    publish("promote_race", rounds=rounds, promoters=sum(racers), rounds_with_one_winner=winners.count(1), gaps_in_the_ledger=0)
+
+
 def test_of_fifty_promoters_on_sqlite_one_wins(home: Path, tmp_path: Path) -> None:
     fresh_store(home)
     race(home, tmp_path)
@@ -56,10 +118,10 @@ def test_through_a_server_one_promoter_wins_and_one_version_is_made(
     with mlflow_server(tmp_path / "server", port):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         monkeypatch.setattr("fer_lab.tracking.store.faces.home", lambda: home / str(os.getpid()))
-        bundle = tiny_bundle(tmp_path / "one", "one")
-        assert together(8, lambda i: register(open_store(), bundle, run_id=None, name="once").version) == [1] * 8
+        rounds = registered_once(tmp_path)
         store = open_store()
-        assert [v.version for v in versions(store, "once")] == [1]
+        assert [v.version for v in versions(store, "once")] == list(range(1, rounds + 1))
+        publish("register_race_server", at_once=REGISTRARS, rounds=rounds, versions=rounds)
         assert resolve("models:/once/1", store, cache=tmp_path / "cache").bundle.card.name == "tiny"
 
         for content in "abc":
