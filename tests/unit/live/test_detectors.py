@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fer_lab.core.errors import InputError, NotFound
-from fer_lab.live.detectors import Search, build, detectors, reduced
+from fer_lab.live.detectors import Search, build, detectors, reduced, yunet
 from fer_lab.live.detectors.openvino_ssd import DETECTOR as SSD
 
 FACE = (175, 60, 275, 190)  # where the astronaut's face is, roughly
@@ -86,6 +86,17 @@ def test_yunet_takes_frames_of_changing_size() -> None:
     for size in ((512, 512), (320, 240), (900, 512), (64, 48), (512, 512)):
         finder.find(cv2.resize(image, size))
     assert len(finder.find(image)) == 1
+
+
+def test_yunet_looks_again_finer_where_it_found_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A face of some fifty pixels in a wide frame is too small for the first look."""
+    (finder,) = build([f"yunet={yunet_file()}"], Search())
+    frame = np.full((720, 1280, 3), 90, np.uint8)
+    frame[300:560, 600:860] = cv2.resize(astronaut(), (260, 260), interpolation=cv2.INTER_AREA)
+    (face,) = finder.find(frame)
+    assert 600 < face.box_px[0] < face.box_px[2] < 860
+    monkeypatch.setattr(yunet, "FINER", 1)
+    assert finder.find(frame) == []
 
 
 @pytest.mark.parametrize(
