@@ -80,8 +80,9 @@ def tracked_fit(
     name = name or f"{config.name}-s{config.seed}"
     if guard is not None:
         guard()
+    is_new = run is None
     if run is None:
-        run = store.start_run(experiment or dataset.name, name, parent=parent, tags=dict(tags or {}), params=flatten(config))
+        run = store.start_run(experiment or dataset.name, name, parent=parent, tags=dict(tags or {}))
     if on_run is not None:
         try:
             on_run(run.id)
@@ -91,6 +92,8 @@ def tracked_fit(
     run.guard = guard
     live = run
     try:
+        if is_new:
+            run.log_params(flatten(config))
         folder = folder or work_folder(store, run.id)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(dump_yaml(config), encoding="utf-8", newline="\n")
