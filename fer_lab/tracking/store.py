@@ -58,6 +58,7 @@ ENVIRONMENT = {
     "MLFLOW_LOG_UV_FILES": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # "View run … at" and the server's address, password and all
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
