@@ -120,7 +120,7 @@ def test_through_a_server_one_promoter_wins_and_one_version_is_made(
         monkeypatch.setattr("fer_lab.tracking.store.faces.home", lambda: home / str(os.getpid()))
         rounds = registered_once(tmp_path)
         store = open_store()
-        assert [v.version for v in versions(store, "once")] == list(range(1, rounds + 1))
+        assert len(versions(store, "once")) == rounds  # losers take theirs back, so numbers are left out
         publish("register_race_server", at_once=REGISTRARS, rounds=rounds, versions=rounds)
         assert resolve("models:/once/1", store, cache=tmp_path / "cache").bundle.card.name == "tiny"
 
