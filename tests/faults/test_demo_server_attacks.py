@@ -216,8 +216,11 @@ class Crowd:
                 dropped += 1
         first = not self.links and not dropped
         for _ in range(min(self.most - len(self.links), self.most if first else int(REOPENED_PER_S / CROWD_LOOKS_PER_S))):
+            link = socket.socket()
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # an answer that is not read soon fills it
+            link.settimeout(5)
             try:
-                link = socket.create_connection(("127.0.0.1", port), timeout=5)
+                link.connect(("127.0.0.1", port))
                 self.links.append(link)
                 link.setblocking(False)
                 link.send(self.greeting)
