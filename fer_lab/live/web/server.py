@@ -35,6 +35,7 @@ STATIC_FOLDER = Path(__file__).parent / "static"
 MOST_FRAME_PIXELS = 4096 * 2304  # 4K; the page sends at most 2560 × 2560
 MOST_STREAMS = 16  # browsers whose tracks are kept
 STATUS_OF = {TooLarge: 413, TooBusy: 503, InputError: 422}
+SEND_BUFFER_BYTES = 128 * 1024  # the system's own grows to 4 MB for each client that does not read
 STREAM_HEIGHT = 720  # MJPEG frames are reduced to this
 
 
@@ -353,6 +354,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
         if sys.platform != "win32":  # there the option would let two servers share one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # its connections inherit it
         listener.bind(address)
         listener.listen(64)
     except OSError as error:
