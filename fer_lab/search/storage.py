@@ -33,17 +33,25 @@ def storage_url(home: Path) -> str:
     text = os.environ.get(VARIABLE) or f"sqlite:///{(home / 'mlruns' / 'optuna.db').as_posix()}"
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.split("+")[0] not in {"sqlite", "postgresql", "postgres"}:
-        raise InputError(f"{VARIABLE}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE, got scheme {scheme!r}")
+        got = f"scheme {scheme!r}" if separator else "no scheme"  # what stands before a missing :// may be a password
+        raise InputError(f"{VARIABLE}: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE, got {got}")
     if scheme in {"postgres", "postgresql"}:  # a bare name means psycopg2 in SQLAlchemy 2.0 and psycopg 3 in 2.1
         return f"postgresql+psycopg://{rest}"
     return text
 
 
 def shown(url: str) -> str:
-    """Return the URL without its password."""
+    """Return the URL without its password. Raises InputError when it is none."""
     from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    return make_url(url).render_as_string(hide_password=True)
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):  # their text may quote a part of the password
+        parts = None
+    if parts is None or "@" in (parts.host or ""):
+        raise InputError(f"{VARIABLE}: not a database URL; in a password, write %2F for / and %40 for @")
+    return parts.render_as_string(hide_password=True)
 
 
 def has_password(url: str) -> bool:
@@ -53,7 +61,7 @@ def has_password(url: str) -> bool:
 
     try:
         return make_url(url).password is not None
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         return False
 
 
@@ -106,12 +114,13 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
     url = url or storage_url(home)
     lock = home / "mlruns" / ".optuna.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
+    where = shown(url)
     try:
         engine = create_engine(url)
     except ModuleNotFoundError as error:
-        raise MissingPart(error.name or "a database driver", "lab", f"the study storage {shown(url)}") from None
+        raise MissingPart(error.name or "a database driver", "lab", f"the study storage {where}") from None
     except SQLAlchemyError as error:
-        raise InputError(f"{VARIABLE}: not a database URL: {error}") from None
+        raise InputError(f"{VARIABLE}: {where} cannot be used: {error}") from None
     if engine.dialect.name == "sqlite":
         write_immediately(engine)
     try:

@@ -168,6 +168,11 @@ def test_the_storage_url_is_checked_and_shown_without_its_password(tmp_path: Pat
     with pytest.raises(InputError, match="cannot open the study storage") as caught:
         open_storage(tmp_path)
     assert "secret" not in str(caught.value)
+    for unquoted in ("postgresql://u:sec/ret@127.0.0.1:1/d", "postgresql://u:ret@sec@127.0.0.1:1/d", "sec:ret"):
+        monkeypatch.setenv("FER_LAB_STORAGE", unquoted)
+        with pytest.raises(InputError) as caught:
+            open_storage(tmp_path)
+        assert "sec" not in str(caught.value)
     monkeypatch.setenv("FER_LAB_STORAGE", "mysql://x/y")
     with pytest.raises(InputError, match="sqlite"):
         storage_url(tmp_path)
