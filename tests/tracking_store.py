@@ -82,6 +82,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def until_up(server: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 240) -> None:
+    """Wait until a server that was just started answers at `url`; fail with the end of its log when it ends before."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            assert server.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.5)
+
+
 @contextmanager
 def mlflow_server(home: Path, port: int, database: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A real MLflow server on an sqlite store below `home` (or on the database of this URL), up and answering."""
@@ -101,15 +114,7 @@ def mlflow_server(home: Path, port: int, database: str | None = None) -> Iterato
     with (home / "server.log").open("ab") as log:
         server = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert server.poll() is None, (home / "server.log").read_text()[-2000:]
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.5)
+        until_up(server, f"http://127.0.0.1:{port}/health", home / "server.log")
         yield server
     finally:
         os.killpg(server.pid, 9)

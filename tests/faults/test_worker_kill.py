@@ -14,8 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from sweep_workers import prepare
 
 from fer_lab.data.faces import FaceDataset
 
@@ -57,14 +57,6 @@ def wait_for(database: Path, sql: str, processes: list[subprocess.Popen[str]], s
         assert time.monotonic() < until, sql
         assert any(process.poll() is None for process in processes), [process.communicate() for process in processes]
         time.sleep(0.1)
-
-
-def prepare(home: Path, drawn: FaceDataset) -> Path:
-    rows = np.concatenate([drawn.indices("train")[:200], drawn.indices("valid")[:40]])
-    drawn.take(rows).save(home / "data" / "synthetic")
-    config = home / "tiny.yaml"
-    config.write_text("name: tiny\nspace: {train.lr: {low: 1.0e-4, high: 1.0e-3}}\n", encoding="utf-8")
-    return config
 
 
 def check(home: Path, result: dict[str, Any], trials: int) -> None:

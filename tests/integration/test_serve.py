@@ -7,19 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from linear_bundle import write
-from tracking_store import free_port, fresh_store
+from tracking_store import free_port, fresh_store, until_up
 
 from fer_lab.backends.session import Predictor
 from fer_lab.tracking.registry import register, set_alias
-
-START_S = 180
 
 
 @pytest.mark.slow
@@ -41,11 +38,7 @@ def test_a_served_version_answers_a_json_request(home: Path, tmp_path: Path, dra
         server = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + START_S
-        while not answers(f"{address}/ping"):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < until, "the server did not start"
-            time.sleep(0.5)
+        until_up(server, f"{address}/ping", log)
         faces = drawn.pixels[:3]
         request = urllib.request.Request(
             f"{address}/invocations", json.dumps({"inputs": faces.tolist()}).encode(), {"Content-Type": "application/json"}
@@ -58,12 +51,3 @@ def test_a_served_version_answers_a_json_request(home: Path, tmp_path: Path, dra
         server.wait(timeout=30)
     with Predictor.open(bundle, "openvino") as predictor:
         np.testing.assert_allclose(said, predictor.predict(faces), atol=1e-6)
-
-
-def answers(url: str) -> bool:
-    """Whether the server is up."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
