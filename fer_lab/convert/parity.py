@@ -1,7 +1,8 @@
 """Does a runtime give the same answer as torch float32? Over every face of the validation split, never a sample.
 
-`measure` is arithmetic on two arrays of probabilities; `alone_and_together` is the audit of `compare`: does a face's answer
-depend on its neighbours? `refusal` holds the rules. "unmeasured" is a state: no number is inherited from another runtime.
+`measure` is arithmetic on two arrays of probabilities; `alone_and_together` is the audit of `compare`, on up to 512 of the
+faces: does an answer depend on its neighbours? `refusal` holds the rules. "unmeasured" is a state: no number is inherited from
+another runtime.
 """
 
 from __future__ import annotations
