@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from demo_run import detectors, finish, parser, write_film
+from demo_run import detectors, finish, headless, parser, write_film
 from demo_speed import film
 
 from fer_lab.backends.bundle import open_bundle
@@ -38,10 +37,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "looping.mp4"
         write_film(source, film(1, 300))
-        command = [sys.executable, "-m", "fer_lab.demo", str(args.bundle), "--source", str(source), "--view", "none", "--loop"]
-        demo = subprocess.Popen(
-            [*command, "--detector", detector, "--seconds", str(args.minutes * 60)], stdout=subprocess.PIPE, text=True
-        )
+        command = headless(args.bundle, source, detector, "--loop", "--seconds", str(args.minutes * 60))
+        demo = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         taken: list[tuple[float, float]] = []
         started = time.monotonic()
         while demo.poll() is None:
@@ -54,7 +51,8 @@ def main() -> None:
         "minutes": args.minutes, "frames": said["frames"], "detector": detector.split("=")[0],
         "growth": round(max(by_minute[2:]) / by_minute[1] - 1, 5), "by_minute_mb": by_minute,
     }  # fmt: skip
-    finish("demo memory", "python experiments/bench/demo_memory.py BUNDLE --yunet PATH", open_bundle(args.bundle), facts, args.out)
+    command_line = f"python experiments/bench/demo_memory.py BUNDLE --yunet YUNET --minutes {args.minutes:g}"
+    finish("demo_memory", command_line, open_bundle(args.bundle), facts, args.out)
 
 
 if __name__ == "__main__":

@@ -46,10 +46,15 @@ def write_film(path: Path, frames: Iterable[np.ndarray]) -> None:
     writer.release()
 
 
+def headless(bundle: Path, source: Path, detector: str, *more: str) -> list[str]:
+    """The command of the headless demo."""
+    command = [sys.executable, "-m", "fer_lab.demo", str(bundle), "--source", str(source), "--view", "none"]
+    return [*command, "--detector", detector, *more]
+
+
 def watch(bundle: Path, source: Path, detector: str, *more: str) -> dict[str, Any]:
     """Run the headless demo in a process of its own; returns its last line."""
-    command = [sys.executable, "-m", "fer_lab.demo", str(bundle), "--source", str(source), "--view", "none"]
-    done = subprocess.run([*command, "--detector", detector, *more], capture_output=True, text=True, check=False)
+    done = subprocess.run(headless(bundle, source, detector, *more), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     record: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
