@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from fer_lab.core.errors import InputError
-
 MOST_BODY_BYTES = 8_000_000
 MOST_HELD_BYTES = 16_000_000  # of all bodies that are being received or looked at
 WELCOME_BYTES = 300_000  # a body up to here is taken even then: the page's own frames have a third of it
@@ -71,29 +69,24 @@ class Guard:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, then pass on with the security headers added and the body's size counted."""
+        """Check, take the whole body, then pass on; security headers are added to the answer.
+
+        The application sees a request only when all of it is here: a slow body costs it nothing.
+        """
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        refusal = self._refusal(scope, headers)
-        if refusal is not None:
-            await _answer(send, *refusal)
-            return
-        taken = 0
+        body = bytearray()
+        given = False
 
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            size = len(message.get("body", b""))
-            taken += size
-            self._held += size
-            if taken > MOST_BODY_BYTES:
-                raise TooLarge(_too_large())
-            if self._held > MOST_HELD_BYTES and taken > WELCOME_BYTES:
-                raise TooBusy("too many large frames at once; send it again")
-            return message
+        async def received() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -103,9 +96,30 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, counted, dressed)
+            refusal = self._refusal(scope, headers) or await self._take(receive, body)
+            if refusal is not None:
+                await _answer(send, *refusal)
+                return
+            await self._app(scope, received, dressed)
         finally:
-            self._held -= taken
+            self._held -= len(body)
+
+    async def _take(self, receive: Receive, body: bytearray) -> tuple[int, str] | None:
+        """Read the body; status and reason when it is refused."""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return 400, "the request did not arrive"  # nobody reads this
+            part = message.get("body", b"")
+            body += part
+            self._held += len(part)
+            if len(body) > MOST_BODY_BYTES:
+                return 413, _too_large()
+            if self._held > MOST_HELD_BYTES and len(body) > WELCOME_BYTES:
+                return 503, "too many large frames at once; send it again"
+            more = message.get("more_body", False)
+        return None
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -136,14 +150,6 @@ class Guard:
         except ValueError:
             return host in self._own
         return True
-
-
-class TooLarge(InputError):
-    """The body is larger than a frame can be."""
-
-
-class TooBusy(InputError):
-    """Others' bodies fill the memory that there is for them."""
 
 
 def _too_large() -> str:

@@ -29,12 +29,11 @@ from fer_lab.live.pipeline import Pipeline, Settings, label_frame
 from fer_lab.live.stills import decode
 from fer_lab.live.summary import Summary
 from fer_lab.live.tracks import Tracker
-from fer_lab.live.web.guard import Guard, TooBusy, TooLarge
+from fer_lab.live.web.guard import Guard
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 MOST_FRAME_PIXELS = 4096 * 2304  # 4K; the page sends at most 2560 × 2560
 MOST_STREAMS = 16  # browsers whose tracks are kept
-STATUS_OF = {TooLarge: 413, TooBusy: 503, InputError: 422}
 SEND_BUFFER_BYTES = 128 * 1024  # the system's own grows to 4 MB for each client that does not read
 STREAM_HEIGHT = 720  # MJPEG frames are reduced to this
 
@@ -212,21 +211,14 @@ class Page:
 def application(page: Page, *, bound: str = "127.0.0.1") -> Any:
     """Return the ASGI application."""
     from fastapi import FastAPI, Request
-    from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+    from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
     from fastapi.staticfiles import StaticFiles
-    from starlette.requests import ClientDisconnect
 
     app = FastAPI(title="fer_lab demo", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(FerLabError)
     async def told(request: Request, error: FerLabError) -> JSONResponse:
-        status = next((code for kind, code in STATUS_OF.items() if isinstance(error, kind)), 500)
-        close = {"connection": "close"} if isinstance(error, TooLarge | TooBusy) else None  # the rest of the body is not read
-        return JSONResponse({"error": str(error)}, status_code=status, headers=close)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=400)  # to nobody; else uvicorn prints a traceback
+        return JSONResponse({"error": str(error)}, status_code=422 if isinstance(error, InputError) else 500)
 
     async def index() -> FileResponse:
         return FileResponse(STATIC_FOLDER / "index.html")
