@@ -89,7 +89,9 @@ def _rgb(picture: Any) -> Any:
     from PIL import ImageOps
 
     picture.seek(0)
-    upright = ImageOps.exif_transpose(picture)
+    picture.load()
+    turned = picture.getexif().get(0x0112, 1) != 1
+    upright = ImageOps.exif_transpose(picture) if turned else picture  # a copy costs as much memory as the picture
     if upright.mode.startswith("I") or upright.mode == "F":
         values = np.asarray(upright, np.float64)
         # 16-bit data keeps its scale (65535 is white); 32-bit integers and floats have none, so their own range is used.
@@ -107,7 +109,7 @@ def _rgb(picture: Any) -> Any:
         rgba = upright.convert("RGBA")
         canvas = Pictures.new("RGBA", rgba.size, (128, 128, 128, 255))
         return np.asarray(Pictures.alpha_composite(canvas, rgba).convert("RGB"))
-    return np.asarray(upright.convert("RGB"))
+    return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def _looks_like(data: bytes) -> str | None:

@@ -32,7 +32,7 @@ from fer_lab.live.tracks import Tracker
 from fer_lab.live.web.guard import Guard
 
 STATIC_FOLDER = Path(__file__).parent / "static"
-MOST_FRAME_PIXELS = 4096 * 2304  # 4K; the page sends at most 2560 × 2560
+MOST_FRAME_PIXELS = 2560 * 2560  # what the page reduces a photo to
 MOST_STREAMS = 16  # browsers whose tracks are kept
 SEND_BUFFER_BYTES = 128 * 1024  # the system's own grows to 4 MB for each client that does not read
 STREAM_HEIGHT = 720  # MJPEG frames are reduced to this
