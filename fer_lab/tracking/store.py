@@ -327,7 +327,8 @@ class Store:
 class Run:
     """A live run. Every call survives an outage of the server: what cannot be sent is spooled and sent later, in order.
 
-    An outage costs its caller REACH_S once; from then on a thread looks whether the server is back.
+    An outage costs its caller REACH_S once (the timeout and retries of ENVIRONMENT when it begins within a request); from then
+    on a thread looks whether the server is back.
     """
 
     def __init__(self, store: Store, run_id: str, *, resumed: bool) -> None:
@@ -335,7 +336,6 @@ class Run:
         self._store = store
         self._apply = Applier(store, run_id, resumed=resumed)
         self._spool = Spool(store.spool_folder, run_id)
-        self._answered = time.monotonic()
         self._sender: threading.Thread | None = None
         self.guard: Callable[[], None] | None = None
         """Called before each operation; what it raises (the run is somebody else's now) keeps the operation from the store."""
@@ -399,11 +399,9 @@ class Run:
 
     def _is_sent(self, operation: Operation) -> bool:
         """Perform the operation now; False when the store is away."""
-        is_away = time.monotonic() - self._answered > REACH_S and not reachable(self._store.uri)
         try:
-            if not is_away:
+            if reachable(self._store.uri):  # asked each time: a request to a server that hangs takes its timeout and retries
                 self._apply(operation)
-                self._answered = time.monotonic()
                 return True
         except Exception as error:
             if not is_outage(error):
@@ -428,7 +426,6 @@ class Run:
                     raise
             return
         if sent:
-            self._answered = time.monotonic()
             note(f"note: {self._store.shown_uri} answers again; {sent} operations sent")
 
 
