@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -52,7 +53,8 @@ def recommend(comparison: Comparison) -> Advice:
 
     Out: rows that are worse, and rows that failed the batch audit. If some are better than the reference, they are the
     pool, else the reference and what is non-inferior to it. Within the pool a difference in accuracy that is not beyond
-    the interval is a tie, and a tie goes to the quicker one (where latency could be measured), else the more accurate.
+    the interval is a tie, and a tie goes to the quicker one (where latency could be measured), else the more accurate, and
+    among equally accurate ones to the one that looked quicker.
     """
     c = comparison
     accuracy = {id(row): next(iter(c.verdicts_of(row, "accuracy")), None) for row in c.rows}
@@ -60,7 +62,7 @@ def recommend(comparison: Comparison) -> Advice:
     better = [row for row in sound if (v := accuracy[id(row)]) is not None and v.verdict == "better"]
     level = [row for row in sound if (v := accuracy[id(row)]) is None or v.verdict == "non-inferior"]
     pool = better or level or sound
-    best = max(pool, key=lambda row: row.accuracy)
+    best = max(pool, key=lambda row: (row.accuracy, -row.p50_ms if row.p50_ms is not None else -math.inf))
     tied = [row for row in pool if row.accuracy >= best.accuracy_low]
     quiet = c.noise_floor is not None and c.noise_floor <= verdicts.NOISY
     timed = [row for row in tied if row.p50_ms is not None]

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fer_lab.backends.bundle import CARD, WEIGHTS, Bundle, Card, open_bundle, write_manifest
+from fer_lab.backends.bundle import CARD, WEIGHTS, Bundle, Card, open_bundle, sha256_of, write_manifest
 from fer_lab.core.config import RunConfig
 from fer_lab.core.labels import protocol
 from fer_lab.training.fit import FitResult
@@ -49,7 +49,7 @@ def write_run_bundle(
         std=result.std,
         temperature=result.temperature,
         parameters=result.parameters,
-        config=config.model_dump(mode="json"),
+        config=_recorded(config),
         validation={name.removeprefix("val/"): value for name, value in result.validation.items()},
         commit=commit(),
         versions=versions(),
@@ -59,6 +59,14 @@ def write_run_bundle(
     (folder / CARD).write_text(card.to_json(), encoding="utf-8", newline="\n")
     write_manifest(folder)
     return open_bundle(folder)
+
+
+def _recorded(config: RunConfig) -> dict[str, Any]:
+    """The configuration for the card; weights that were started from by their content: their place says nothing elsewhere."""
+    recorded = config.model_dump(mode="json")
+    if config.model.weights_file is not None:
+        recorded["model"]["weights_file"] = f"sha256:{sha256_of(config.model.weights_file)}"
+    return recorded
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def test_a_run_leaves_its_evidence_in_the_store(lab: Path, capsys: pytest.Captur
 
     labels = protocol("ferplus8").labels(dataset.votes[dataset.indices("valid")])
     assert (probs.argmax(axis=1) == labels)[labels >= 0].mean() == pytest.approx(result["val"]["accuracy"])
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_card_names_the_weights_that_were_started_from_by_content(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not by their place: it means nothing elsewhere, tells of the machine, and would make two digests of one network."""
+    from fer_lab.tracking.registry import resolve
+    from fer_lab.tracking.store import open_store
+
+    weights = lab / "started.safetensors"
+    weights.write_bytes(b"the tiny backbone does not look inside")
+    code, result, err = run(capsys, *SMALL, "train.epochs=1", f"model.weights_file={weights}")
+    assert code == 0, err
+    card = resolve(f"runs:/{result['run_id']}", open_store()).bundle.card
+    assert card.config["model"]["weights_file"] == f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()}"
 
 
 @pytest.mark.usefixtures("no_pictures")

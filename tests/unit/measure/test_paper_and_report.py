@@ -83,6 +83,15 @@ def test_a_noisy_measurement_decides_no_tie():
     assert any("20.0%" in text for text in advice.undecided)
 
 
+def test_noise_or_not_the_same_accuracy_is_taken_in_what_looked_quicker():
+    """One network in two runtimes: torch at four times the time is not recommended because of a noisy clock."""
+    slow, quick = good_row(p50_ms=19.5), good_row(p50_ms=4.7, runtime="onnx")
+    comparison = good_comparison(slow, verdicts=said("better"), noise_floor=0.09)
+    alike = replace(comparison.verdicts[0], runtime="onnx")
+    comparison = replace(comparison, rows=(*comparison.rows, quick), verdicts=(*comparison.verdicts, alike))
+    assert report.recommend(comparison).row.runtime == "onnx"
+
+
 def test_labels_in_charts_are_escaped():
     """A model's name is text, never markup."""
     svg = charts.forest([charts.Change("<script>", 1.0, -1.0, 2.0, "undecided")], 1.5)
