@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 SERIES = 8
+LETTER, LINE = 7.0, 13.0  # px of a label: width of a letter, height of a line
 """Number of series colours in the style sheet (classes s0 … s7)."""
 
 
@@ -122,7 +123,7 @@ def pareto(boxes: Sequence[Box]) -> str:
         points = " ".join(f"{frame.x(b.x):.1f},{frame.y(b.y):.1f}" for b in front)
         frame.parts.append(f'<polyline class="front" points="{points}"/>')
     largest = max(b.size_mb for b in boxes) or 1
-    placed: list[tuple[float, float]] = []
+    placed: list[tuple[float, float, float]] = []
     for b in boxes:
         x, y = frame.x(b.x), frame.y(b.y)
         left, right, up, down = frame.x(b.x_low), frame.x(b.x_high), frame.y(b.y_high), frame.y(b.y_low)
@@ -136,13 +137,27 @@ def pareto(boxes: Sequence[Box]) -> str:
             f'height="{max(down - up, 2):.1f}" rx="2"/>'
             f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/></g>'
         )
-        label_y = y - radius - 5
-        while any(abs(label_y - py) < 13 and abs(x - px) < 170 for px, py in placed):
-            label_y -= 13
-        placed.append((x, label_y))
         anchor = "end" if x > frame.width - 190 else "start"
+        label_y = _free_line(x, y, radius, LETTER * len(b.label) * (-1 if anchor == "end" else 1), frame, placed)
         frame.parts.append(f'<text class="mark" x="{x:.1f}" y="{label_y:.1f}" text-anchor="{anchor}">{escape(b.label)}</text>')
     return frame.svg("Accuracy against latency")
+
+
+def _free_line(x: float, y: float, radius: float, width: float, frame: _Frame, placed: list[tuple[float, float, float]]) -> float:
+    """The nearest line above or below a dot where its label (`width` px from x, negative to the left) covers no other."""
+    left, right = min(x, x + width), max(x, x + width)
+    lines = [y - radius - 5 - LINE * i for i in range(len(placed) + 1)] + [
+        y + radius + 14 + LINE * i for i in range(len(placed) + 1)
+    ]
+    inside = [line for line in lines if frame.top + LINE <= line <= frame.height - frame.bottom - 4] or lines[:1]
+
+    def is_free(line: float) -> bool:
+        return not any(abs(line - taken) < LINE and left < end and begin < right for begin, end, taken in placed)
+
+    nearest = sorted(inside, key=lambda line: abs(line - y))
+    chosen = next((line for line in nearest if is_free(line)), nearest[0])
+    placed.append((left, right, chosen))
+    return chosen
 
 
 def lines(

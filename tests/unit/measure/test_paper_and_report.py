@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -97,3 +98,12 @@ def test_labels_in_charts_are_escaped():
     svg = charts.forest([charts.Change("<script>", 1.0, -1.0, 2.0, "undecided")], 1.5)
     assert "<script>" not in svg
     assert "&lt;script&gt;" in svg
+
+
+def test_labels_of_dots_that_lie_together_stay_inside_and_apart():
+    """Ten alike dots: ten lines, none above the picture's edge, no two on one line."""
+    boxes = [charts.Box(f"model {i} in a runtime", 5.0, 4.9, 5.1, 0.81, 0.79, 0.82, 20.0, i, True, None) for i in range(10)]
+    lines = [float(y) for y in re.findall(r'class="mark" x="[0-9.]+" y="([-0-9.]+)"', charts.pareto(boxes))]
+    assert len(lines) == 10
+    assert min(lines) > 12
+    assert min(abs(a - b) for i, a in enumerate(lines) for b in lines[:i]) >= 13
