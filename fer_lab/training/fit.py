@@ -147,7 +147,8 @@ class _Training:
         if self.settings.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in self.network.parameters())
-        self.forward: Any = torch.compile(self.network) if self.settings.compile else self.network
+        # One graph per size: with torch's default the second size sets off a search for a graph of all sizes (minutes).
+        self.forward: Any = torch.compile(self.network, dynamic=False) if self.settings.compile else self.network
         self.ema = _make_ema(self.network, self.settings.ema_decay)
         self.optimizer = recipe.make_optimizer(self.settings, self.network)
         self.batch = min(self.settings.batch_size, len(self.train.rows))
