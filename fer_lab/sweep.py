@@ -111,7 +111,9 @@ def _run(
         else:
             from fer_lab.search.trainer import trainer
             from fer_lab.search.worker import work
+            from fer_lab.training.allocator import keep_freed_memory
 
+            keep_freed_memory()
             store = open_store(root)
             work(sweep, store, lambda parent: trainer(sweep, store, parent), stop)
         result = stored_result(sweep)

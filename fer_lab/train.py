@@ -165,8 +165,10 @@ def _tracked(
 ) -> Tracked:
     from fer_lab.core.errors import FerLabError, Interrupted
     from fer_lab.search.tracked import tracked_fit, work_folder
+    from fer_lab.training.allocator import keep_freed_memory
     from fer_lab.training.progress import Progress
 
+    keep_freed_memory()
     known = [run.id] if run is not None else []
     progress = Progress(
         config.train.epochs, config.train.batch_size, label=f"{config.name}-s{config.seed}", metric=config.train.select

@@ -30,6 +30,7 @@ from fer_lab.data.faces import FaceDataset, home, resolve
 from fer_lab.measure.host import load_average, this_host
 from fer_lab.models import backbones
 from fer_lab.training import augment, recipe
+from fer_lab.training.allocator import keep_freed_memory
 from fer_lab.training.fit import fit
 
 CONFIG = Path(__file__).resolve().parents[1] / "ferplus8_b0.yaml"
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()  # as `train` does
     config = load_run_config(CONFIG, ["train.device=cpu", f"data.dataset={args.dataset}"])
     dataset = resolve(args.dataset, home())
     large, small = config.train.image_size, min(stage.size for stage in config.train.stages)

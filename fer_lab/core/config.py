@@ -105,7 +105,7 @@ class TrainConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
     clip_norm: PositiveFloat | None = 1.0
-    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="bf16 autocast where the device computes it natively")
+    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
     channels_last: bool = True
     compile: bool = False
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -189,8 +190,19 @@ def test_what_cannot_be_trained_is_refused(settings: Any, few: Any, tmp_path: Pa
         fit(settings(override), few, tmp_path)
 
 
-def test_compile_and_channels_are_choices(settings: Any, few: Any, tmp_path: Path) -> None:
+def test_memory_format_is_a_choice(settings: Any, few: Any, tmp_path: Path) -> None:
     """The memory format changes no figure beyond rounding."""
     a = fit(settings("train.channels_last=true", "train.epochs=1"), few, tmp_path / "a")
     b = fit(settings("train.channels_last=false", "train.epochs=1"), few, tmp_path / "b")
+    np.testing.assert_allclose(a.valid_probs, b.valid_probs, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds with a C++ compiler")
+def test_compile_is_a_choice_at_every_size(settings: Any, few: Any, tmp_path: Path) -> None:
+    """Compiled, two sizes one after the other, training ends where it ends without."""
+    stages = "train.stages=[{from_epoch: 0, size: 32}, {from_epoch: 1, size: 48}]"
+    base = ("train.epochs=2", "train.image_size=48", stages, "model.drop_rate=0")
+    a = fit(settings(*base), few, tmp_path / "a")
+    b = fit(settings(*base, "train.compile=true"), few, tmp_path / "b")
     np.testing.assert_allclose(a.valid_probs, b.valid_probs, atol=1e-3)

@@ -118,5 +118,7 @@ def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match="bf16 natively"):
         recipe.pick_precision("bf16", cpu)
     monkeypatch.setattr(recipe, "_computes_bf16", lambda device: True)
-    assert recipe.pick_precision("auto", cpu) is torch.bfloat16
+    assert recipe.pick_precision("auto", cpu) is None
+    assert recipe.pick_precision("auto", torch.device("cuda")) is torch.bfloat16
+    assert recipe.pick_precision("bf16", cpu) is torch.bfloat16
     assert recipe.pick_precision("float32", cpu) is None
