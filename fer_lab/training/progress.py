@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ class Progress:
         self._metric = metric
         self._start = time.monotonic()
         self._first: int | None = None  # steps done before this process (a resumed run)
+        self._ended = 0  # epochs, in this process
         self._best: float | None = None
         self._bar: Any = None
         self._task: Any = None
@@ -53,12 +55,16 @@ class Progress:
         self._bar.update(self._task, completed=done, total=total, description=text, speed=f"{speed:,.0f} faces/s")
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """After an epoch: one line with what it reached."""
+        """After an epoch: one line with what it reached and how long the rest may take."""
+        self._ended += 1
         value = metrics[self._metric]
         line = (
             f"{self._label} epoch {epoch + 1}/{self._epochs}  loss {metrics['train/loss']:.4f}  {self._metric} {value:.4f}  "
             f"val/nll {metrics['val/nll']:.4f}  {metrics['train/faces_per_s']:,.0f} faces/s at {metrics['train/image_size']:.0f} px"
         )
+        if left := self._epochs - epoch - 1:
+            left_s = left * (time.monotonic() - self._start) / self._ended
+            line += f", about {math.ceil(left_s / 60)} min left"
         if self._bar is not None:
             self._bar.console.print(line, highlight=False)
         else:
