@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,7 @@ def aliases(store: Store, name: str) -> dict[str, int]:
 
 def set_alias(store: Store, name: str, alias: str, version: int) -> None:
     """Point an alias at a version."""
-    with store.errors(f"set {name}@{alias}"):
-        store.client.set_registered_model_alias(name, alias, str(version))
+    _written_at_once(store, f"set {name}@{alias}", lambda: store.client.set_registered_model_alias(name, alias, str(version)))
 
 
 def version_tags(store: Store, name: str, version: int) -> dict[str, str]:
@@ -150,9 +149,24 @@ def version_tags(store: Store, name: str, version: int) -> dict[str, str]:
 
 def set_version_tags(store: Store, name: str, version: int, tags: Mapping[str, object]) -> None:
     """Set tags of a version."""
-    with store.errors(f"tag {name} version {version}"):
+
+    def write() -> None:
         for key, value in tags.items():
             store.client.set_model_version_tag(name, str(version), key, str(value))
+
+    _written_at_once(store, f"tag {name} version {version}", write)
+
+
+def _written_at_once(store: Store, purpose: str, write: Callable[[], None]) -> None:
+    """Write what others may be writing too: of two first writers MLflow refuses one, whose second attempt then overwrites."""
+    try:
+        with store.errors(purpose):
+            write()
+    except (NotFound, Unreachable):
+        raise
+    except InputError:
+        with store.errors(purpose):
+            write()
 
 
 def get_version(store: Store, name: str, version: int) -> Version:

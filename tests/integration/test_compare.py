@@ -12,6 +12,7 @@ import pytest
 
 from fer_lab import compare
 from fer_lab.backends.foreign import card_path
+from fer_lab.backends.session import backends
 from fer_lab.core.labels import EIGHT
 from fer_lab.measure import comparison as comparisons
 from fer_lab.measure import conduct, profiles
@@ -20,6 +21,8 @@ from fer_lab.measure.conduct import Request
 from tests import linear_bundle
 
 QUICK = ["--no-latency", "--no-robustness", "--no-log"]
+BF16 = ("openvino-bf16",) if backends()["openvino-bf16"].unavailable("CPU") is None else ()  # what this host adds
+ROWS = [("a", "onnx"), *(("a", name) for name in ("openvino", *BF16)), *(("b", name) for name in ("openvino", *BF16))]
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def test_two_models_end_in_a_table_a_report_and_a_verdict(lab, capsys):
     """The last line holds rows and verdicts; every file of the folder is there; a replay gives the same comparison."""
     code, result, _ = run(capsys, "a", "b", *QUICK)
     assert code == 0
-    assert {(row["model"], row["runtime"]) for row in result["rows"]} == {("a", "onnx"), ("a", "openvino"), ("b", "openvino")}
+    assert {(row["model"], row["runtime"]) for row in result["rows"]} == set(ROWS)
     for row in result["rows"]:
         assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
         assert row["n"] == result["n"] > 50
@@ -76,7 +79,7 @@ def test_without_faces_there_is_no_picture_and_no_pixel(lab, capsys):
 
 
 def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
-    """Stopped in the second of three rows, it asks only for the two that are missing; the look is not counted again."""
+    """Stopped in the second row, it asks only for that one and those after it; the look is not counted again."""
     asked, looks = [], []
     real = conduct._ask
 
@@ -93,7 +96,7 @@ def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
     code, result, err = run(capsys, "a", "b", *QUICK)
     assert code == 0
     assert "going on" in err
-    assert asked == [("a", "onnx"), ("a", "openvino"), ("a", "openvino"), ("b", "openvino")]
+    assert asked == ROWS[:2] + ROWS[1:]
     assert looks == [result["id"]]
     assert result["looks"] == 1
 
@@ -109,7 +112,7 @@ def test_latency_only_needs_the_core_install_and_joins_by_digest(lab, capsys):
     bare = {"PATH": "/usr/bin", "FER_LAB_HOME": str(lab / "nowhere")}
     done = subprocess.run([sys.executable, "-c", program, *words], cwd=lab, capture_output=True, text=True, env=bare)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout.splitlines()[-1])["rows"]) == 6  # three model × runtimes, face and crop
+    assert len(json.loads(done.stdout.splitlines()[-1])["rows"]) == 2 * len(ROWS)  # face and crop
     edge = profiles.read(lab / "edge.json")
     assert all(len(p.latency.samples_ms) >= 30 for p in edge.flat())
     code, result, _ = run(capsys, "a", "b", "--profiles", "edge.json", "--no-robustness", "--no-log")

@@ -10,13 +10,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from tracking_store import fresh_store, tiny_bundle, together
 
 from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound
 from fer_lab.tracking import registry
 from fer_lab.tracking.ledger import ENTRY_TAG, RUNTIME_TAG, Ledger
 from fer_lab.tracking.registry import aliases, register, version_tags
-from fer_lab.tracking.store import open_store
+from fer_lab.tracking.store import Store, open_store
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -146,6 +148,27 @@ def test_an_alias_moved_past_the_ledger_is_visible(ledger: Ledger, store) -> Non
         promote(ledger, 2, 1)
 
 
+def test_two_who_finish_one_move_at_once_do_not_hinder_each_other(
+    ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow refuses the second of two first writers of an alias; here another one writes it just before."""
+    promote(ledger, 1, None)
+    real = store.client.set_registered_model_alias
+    asked: list[str] = []
+
+    def refused_once(name: str, alias: str, version: str) -> None:
+        asked.append(alias)
+        if asked == ["previous"]:
+            real(name, alias, version)
+            raise MlflowException("UNIQUE constraint failed: registered_model_aliases", error_code=BAD_REQUEST)
+        real(name, alias, version)
+
+    monkeypatch.setattr(store.client, "set_registered_model_alias", refused_once)
+    assert promote(Ledger(store, NAME), 2, 1).version == 2
+    assert asked == ["previous", "previous", "champion"]
+    assert aliases(store, NAME) == {"champion": 2, "previous": 1}
+
+
 @posix
 @forks
 @pytest.mark.parametrize("locked", [True, False], ids=["one machine", "many machines"])
@@ -166,7 +189,7 @@ def test_of_many_promoters_with_one_observation_one_wins(
     found = together(8, work)
     winners = [text for text in found[:6] if text.startswith("won")]
     assert len(winners) == 1, found
-    assert all("Conflict: " in text for text in found[:6] if text not in winners)
+    assert all("Conflict: " in text for text in found[:6] if text not in winners), found
     assert found[6:] == ["look True"] * 2
     moves = [entry for entry in ledger.verify() if entry.kind == "promote"]
     assert f"won {aliases(open_store(home), NAME)['champion']}" == winners[0] == f"won {moves[1].version}"
