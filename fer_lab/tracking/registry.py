@@ -139,7 +139,9 @@ def aliases(store: Store, name: str) -> dict[str, int]:
 
 def set_alias(store: Store, name: str, alias: str, version: int) -> None:
     """Point an alias at a version."""
-    _written_at_once(store, f"set {name}@{alias}", lambda: store.client.set_registered_model_alias(name, alias, str(version)))
+    _write_again_if_refused(
+        store, f"set {name}@{alias}", lambda: store.client.set_registered_model_alias(name, alias, str(version))
+    )
 
 
 def version_tags(store: Store, name: str, version: int) -> dict[str, str]:
@@ -154,10 +156,10 @@ def set_version_tags(store: Store, name: str, version: int, tags: Mapping[str, o
         for key, value in tags.items():
             store.client.set_model_version_tag(name, str(version), key, str(value))
 
-    _written_at_once(store, f"tag {name} version {version}", write)
+    _write_again_if_refused(store, f"tag {name} version {version}", write)
 
 
-def _written_at_once(store: Store, purpose: str, write: Callable[[], None]) -> None:
+def _write_again_if_refused(store: Store, purpose: str, write: Callable[[], None]) -> None:
     """Write what others may be writing too: of two first writers MLflow refuses one, whose second attempt then overwrites."""
     try:
         with store.errors(purpose):

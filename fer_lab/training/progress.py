@@ -23,7 +23,6 @@ class Progress:
         self._start = time.monotonic()
         self._first: int | None = None  # steps done before this process (a resumed run)
         self._ended = 0  # epochs, in this process
-        self._best: float | None = None
         self._bar: Any = None
         self._task: Any = None
 
