@@ -146,7 +146,8 @@ def teacher_probs(config: RunConfig, dataset: FaceDataset, store: Store | None) 
         if resolved.bundle.card.labels != labels:
             raise InputError(f"teacher {ref} predicts {', '.join(resolved.bundle.card.labels)}; this run needs {', '.join(labels)}")
         note(f"teacher {resolved.ref_shown}: predicting {len(faces)} training faces")
-        with Predictor.open(resolved.bundle, "torch", threads=config.train.threads or usable_cores()) as predictor:
+        runtime = resolved.bundle.runtimes[0] if resolved.bundle.runtimes else "torch"  # a slim bundle has no torch weights
+        with Predictor.open(resolved.bundle, runtime, threads=config.train.threads or usable_cores()) as predictor:
             total += predictor.predict(faces)
     return (total / len(config.train.teachers)).astype(np.float32)
 
