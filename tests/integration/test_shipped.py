@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fer_lab import demo, register
 from fer_lab.backends.bundle import open_bundle
+from fer_lab.backends.session import Predictor
+from fer_lab.core.config import load_run_config
 from fer_lab.live.lookup import shipped_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +62,45 @@ def test_the_demo_runs_it_when_the_registry_is_empty(home: Path, shipped: Path, 
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["digest"] == open_bundle(shipped).digest
     assert answer["frames"] > 0
+
+
+def test_it_teaches_without_its_torch_weights(shipped: Path, drawn: Any) -> None:
+    """A slim bundle answers for the training faces in a runtime that it has."""
+    from fer_lab.search.tracked import teacher_probs
+
+    config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{shipped}]"])
+    probs = teacher_probs(config, drawn, None)
+    assert probs is not None
+    with Predictor.open(shipped, open_bundle(shipped).runtimes[0]) as predictor:
+        expected = predictor.predict(drawn.pixels[drawn.indices("train")])
+    np.testing.assert_allclose(probs, expected, atol=1e-3)
+
+
+def test_its_training_weights_come_back_out_of_its_ir(shipped: Path, drawn: Any, home: Path) -> None:
+    """`experiments/recover_weights.py` gives a network with the same answers, from which a run can go on."""
+    import torch
+    from safetensors.torch import load_file
+
+    from fer_lab.models import backbones
+    from fer_lab.models.deployable import Deployable
+
+    drawn.save(home / "data" / "synthetic")
+    script = [
+        sys.executable,
+        str(ROOT / "experiments" / "recover_weights.py"),
+        str(shipped),
+        "--dataset",
+        "synthetic",
+        "--out",
+        "back",
+    ]
+    subprocess.run(script, check=True, capture_output=True)
+    card = open_bundle(shipped).card
+    network = backbones.build(card.backbone, classes=len(card.labels))
+    network.load_state_dict(load_file(home / "back"))
+    graph = Deployable(network, card.image_size, card.mean, card.std, card.temperature).eval()
+    some = drawn.pixels[:32]
+    with torch.no_grad():
+        ours = graph(torch.from_numpy(some[:, None])).numpy()
+    with Predictor.open(shipped, "openvino-fp16") as predictor:
+        np.testing.assert_allclose(ours, predictor.predict(some), atol=2e-3)
