@@ -18,7 +18,7 @@ it stopped, per model × runtime, when the same command is given again.
 Leaves comparisons/ID (or --out DIR): comparison.json, report.html (opens offline), leaderboard.csv, leaderboard.tex,
 methods.md, and the per-face answers (never pixels); all but the answers are logged as an MLflow run. Prints the table, the
 verdicts and a recommendation; the last line of stdout is
-`{"id", "rows": [{"model", "runtime", "n", "accuracy", "accuracy_low", "accuracy_high", "macro_recall", "p50_ms", "p95_ms", …}],
+`{"id", "rows": [{"model", "runtime", "n", "accuracy", "accuracy_low", "accuracy_high", "macro_recall", "ece", "p50_ms", …}],
 "verdicts": [{"model", "runtime", "aspect", "verdict", "reason", …}], "report", …}`.
 """
 
@@ -234,11 +234,13 @@ def _row_result(row: Row) -> dict[str, Any]:
     return {
         "model": row.model, "runtime": row.runtime, "name": row.name, "version": row.version, "digest": row.digest, "n": row.n,
         "accuracy": row.accuracy, "accuracy_low": row.accuracy_low, "accuracy_high": row.accuracy_high,
-        "macro_recall": row.macro_recall, "macro_f1": row.macro_f1, "f1_of_macro_pr": row.f1_of_macro_pr, "brier": row.brier,
-        "ece": row.ece, "clean_accuracy": row.clean_accuracy, "clean_n": row.clean_n, "p50_ms": row.p50_ms, "p95_ms": row.p95_ms,
-        "size_mb": row.size_mb, "host": row.host, "threads": row.threads, "precision": row.precision,
-        "batch_invariant": row.batch_invariant, "on_front": row.on_front, "dominated_by": row.dominated_by,
-        "seeds": len(row.seeds.runs) if row.seeds else 1, "seed_sd": row.seeds.sd if row.seeds else None,
+        "macro_recall": row.macro_recall, "macro_recall_low": row.macro_recall_low, "macro_recall_high": row.macro_recall_high,
+        "macro_f1": row.macro_f1, "f1_of_macro_pr": row.f1_of_macro_pr, "brier": row.brier,
+        "ece": row.ece, "ece_floor": row.ece_floor, "clean_accuracy": row.clean_accuracy, "clean_n": row.clean_n,
+        "p50_ms": row.p50_ms, "p95_ms": row.p95_ms, "size_mb": row.size_mb, "host": row.host, "threads": row.threads,
+        "precision": row.precision, "batch_invariant": row.batch_invariant, "on_front": row.on_front,
+        "dominated_by": row.dominated_by, "seeds": len(row.seeds.runs) if row.seeds else 1,
+        "seed_sd": row.seeds.sd if row.seeds else None,
     }  # fmt: skip
 
 
@@ -252,7 +254,7 @@ def _show(comparison: Comparison, headline: str) -> None:
             (
                 short(row.model), row.runtime, f"{row.accuracy * 100:.2f}",
                 f"{row.accuracy_low * 100:.1f}–{row.accuracy_high * 100:.1f}", said.get("accuracy", "reference"),
-                f"{row.macro_recall * 100:.2f}", f"{row.ece:.3f}", _or_dash(row.clean_accuracy, 100), _or_dash(row.p50_ms),
+                _recall(row), f"{row.ece:.3f}", _or_dash(row.clean_accuracy, 100), _or_dash(row.p50_ms),
                 _or_dash(row.p95_ms), said.get("latency", "–"), f"{row.size_mb:.1f}",
             )
         )  # fmt: skip
@@ -263,6 +265,8 @@ def _show(comparison: Comparison, headline: str) -> None:
     )
     for runtime, why in dict.fromkeys((who.rpartition(" · ")[2], why) for who, why in comparison.unavailable.items()):
         console.say(f"unavailable here: {runtime}: {why}")
+    if comparison.rows[0].ece_floor is not None:
+        console.say(f"a perfectly calibrated model would show an ECE of about {comparison.rows[0].ece_floor:.3f} on so many faces")
     if comparison.noise_floor is not None:
         console.say(f"A/A noise floor of the latency: {comparison.noise_floor:.1%}")
     if comparison.split == "test":
@@ -271,6 +275,13 @@ def _show(comparison: Comparison, headline: str) -> None:
     for note in comparison.notes:
         console.say(f"note: {note}")
     console.say(headline)
+
+
+def _recall(row: Row) -> str:
+    shown = f"{row.macro_recall * 100:.1f}"
+    if row.macro_recall_low is None or row.macro_recall_high is None:
+        return shown
+    return f"{shown} ({row.macro_recall_low * 100:.0f}–{row.macro_recall_high * 100:.0f})"
 
 
 def _next(comparison: Comparison, row: Row, folder: Path) -> str:

@@ -142,6 +142,9 @@ class Row:
     end_to_end_p95_ms: float | None = None
     parity: Mapping[str, Any] | None = None  # this runtime's entry of the bundle's parity.json
     card: Mapping[str, Any] = field(default_factory=dict)  # provenance: backbone, licence, commit, label_source, config …
+    macro_recall_low: float | None = None  # 95 %, `stats.macro_interval`; None: written before there was one
+    macro_recall_high: float | None = None
+    ece_floor: float | None = None  # `metrics.ece_floor`: what a perfectly calibrated model would show on as many faces
     signed_by: str | None = None  # the public key whose signature of the bundle was verified
     seeds: Seeds | None = None
     foreign: bool = False

@@ -79,9 +79,12 @@ def _row(
     table = metrics.per_class(matrix)
     clean = _share(right[faces.clean])
     low, high = stats.wilson(round(figures["accuracy"] * n), n)
+    hits = np.mean([_hits(probs, faces.targets, len(plan.labels)) for probs in answer.probs], axis=0)
+    recall_low, recall_high = stats.macro_interval([round(h) for h in hits], [int(m) for m in table["n"]])
     return Row(
         model=planned.model, runtime=planned.runtime, digest=planned.digest, bundle_digest=planned.bundle_digest, n=n,
-        accuracy_low=low, accuracy_high=high, **figures,
+        accuracy_low=low, accuracy_high=high, **figures, macro_recall_low=recall_low, macro_recall_high=recall_high,
+        ece_floor=float(np.mean([metrics.ece_floor(probs) for probs in answer.probs])),
         annotator_agreement=metrics.annotator_agreement(predicted, distribution),
         human_agreement=metrics.annotator_agreement(faces.targets, distribution),
         per_class={
@@ -107,6 +110,10 @@ def _median_run(plan: record.Plan, row: record.PlannedRow, faces: record.Faces, 
     """The run whose accuracy is the median of the row's seeds (the lower one of an even number): it stands for the row."""
     order = np.argsort([(probs.argmax(axis=1) == faces.targets).mean() for probs in answer.probs], kind="stable")
     return record.evaluation(plan, row, faces, answer.probs[int(order[(len(order) - 1) // 2])])
+
+
+def _hits(probs: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+    return np.diag(metrics.confusion(targets, probs.argmax(axis=1), k))
 
 
 def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -98,6 +98,18 @@ def ece(probs: Floats, targets: Integers, bins: int = ECE_BINS) -> float:
     return float((share * np.abs(accuracy - confidence)).sum())
 
 
+def ece_floor(probs: Floats, bins: int = ECE_BINS) -> float:
+    """The calibration error that these faces would show if every top probability were exactly right, in expectation.
+
+    Even then the share of right ones in a bin varies: by a normal of the bin's binomial variance, whose mean absolute
+    value is sqrt(2 / pi) of its standard deviation.
+    """
+    top = np.asarray(probs, np.float64).max(axis=1)
+    which = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+    variance = np.bincount(which, weights=top * (1 - top), minlength=bins)
+    return float(np.sqrt(2 / np.pi) * np.sqrt(np.maximum(variance, 0)).sum() / max(len(top), 1))
+
+
 def reliability_bins(
     probs: Floats, targets: Integers, bins: int = ECE_BINS
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -22,6 +22,8 @@ REFERENCES = (
     "T. Tango. Equivalence test and confidence interval for the difference in proportions for the paired-sample design. "
     "Statistics in Medicine 1998.",
     "E. B. Wilson. Probable inference, the law of succession, and statistical inference. JASA 1927.",
+    "G. Y. Zou, A. Donner. Construction of confidence limits about effect measures: A general approach. Statistics in Medicine "
+    "2008.",
     "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 1979.",
     "C. Guo, G. Pleiss, Y. Sun, K. Weinberger. On Calibration of Modern Neural Networks. ICML 2017.",
     "K. Wang, X. Peng, J. Yang, D. Meng, Y. Qiao. Region Attention Networks for Pose and Occlusion Robust FER. IEEE TIP 2020 "
@@ -65,7 +67,7 @@ def leaderboard_tex(comparison: Comparison) -> str:
         f"\\caption{{{_tex(_caption(comparison))}}}",
         "\\begin{tabular}{llrrrrrrr}",
         "\\toprule",
-        "Model & Runtime & Accuracy (95\\,\\%) & Macro recall & Macro F1 & ECE & p50 (ms) & p95 (ms) & MB \\\\",
+        "Model & Runtime & Accuracy (95\\,\\%) & Macro recall (95\\,\\%) & Macro F1 & ECE & p50 (ms) & p95 (ms) & MB \\\\",
         "\\midrule",
     ]
     for row in rows:
@@ -75,7 +77,7 @@ def leaderboard_tex(comparison: Comparison) -> str:
         cells = [
             _tex(short(row.model)), _tex(row.runtime),
             f"{shown}{spread} ({row.accuracy_low * 100:.1f}--{row.accuracy_high * 100:.1f})",
-            f"{row.macro_recall * 100:.2f}", f"{row.macro_f1 * 100:.2f}", f"{row.ece:.3f}",
+            f"{row.macro_recall * 100:.2f}{_interval(row)}", f"{row.macro_f1 * 100:.2f}", f"{row.ece:.3f}",
             "--" if row.p50_ms is None else f"{row.p50_ms:.2f}", "--" if row.p95_ms is None else f"{row.p95_ms:.2f}",
             f"{row.size_mb:.1f}",
         ]  # fmt: skip
@@ -97,11 +99,13 @@ def methods(comparison: Comparison) -> str:
         f"column holds more than half of what is left and belongs to the {len(c.labels)} labels ({', '.join(c.labels)}). "
         f"{c.rows[0].clean_n} of them have no exact pixel twin in the splits trained or tuned on (*clean*). One annotator drawn at "
         f"random agrees with the majority label on {c.rows[0].human_agreement:.1%} of the votes.",
-        f"**Figures.** Accuracy with Wilson 95 % intervals; macro means over the classes that have faces; *F1 of macro P and "
+        f"**Figures.** Accuracy with Wilson 95 % intervals; macro means over the classes that have faces, the interval of macro "
+        f"recall from the Wilson intervals of the classes (MOVER); *F1 of macro P and "
         f"R* is the "
         f"harmonic mean of macro precision and macro recall; the Brier score is summed over classes (0–2); the calibration "
         f"error uses "
-        f"{ECE_BINS} equal-width bins of the top probability; KL and Jensen–Shannon divergence to the vote distribution in nats.",
+        f"{ECE_BINS} equal-width bins of the top probability{_perfect(c)}; KL and Jensen–Shannon "
+        f"divergence to the vote distribution in nats.",
         f"**Verdicts** are against {c.reference_model} · {c.reference_runtime}. Accuracy is primary: McNemar's exact test at "
         f"5 % on the "
         f"same faces decides better or worse; else non-inferior when the 95 % paired score interval lies above −{c.margin * 100:g} "
@@ -162,12 +166,23 @@ def short(model: str) -> str:
     return Path(model).name or model
 
 
+def _interval(row: Row) -> str:
+    if row.macro_recall_low is None or row.macro_recall_high is None:
+        return ""
+    return f" ({row.macro_recall_low * 100:.1f}--{row.macro_recall_high * 100:.1f})"
+
+
 def _caption(c: Comparison) -> str:
     return (
         f"{c.dataset} ({c.label_source}), protocol {c.protocol}, {c.split} split, n = {c.n}. Wilson 95 % intervals; latency "
         f"at batch 1 "
         f"on {c.rows[0].host or c.host.name}. Bold: the best and those whose accuracy lies within its interval."
     )
+
+
+def _perfect(c: Comparison) -> str:
+    floor = c.rows[0].ece_floor
+    return "" if floor is None else f" (a perfectly calibrated model would show about {floor:.3f} on so many faces)"
 
 
 def _floor(floor: float | None) -> str:

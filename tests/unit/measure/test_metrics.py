@@ -101,3 +101,14 @@ def test_bad_shapes_are_refused(probs, targets):
     """A wrong count, no face at all and a label out of range each name the fault."""
     with pytest.raises(InputError):
         metrics.all_metrics(probs, targets, None)
+
+
+def test_the_floor_of_the_calibration_error_is_what_a_perfect_model_shows():
+    """Labels drawn from the probabilities themselves: the mean error over 300 draws is the floor, within a tenth of it."""
+    draw = np.random.default_rng(0)
+    probs = draw.dirichlet([0.3] * 8, 3137)
+    shown = []
+    for _ in range(300):
+        targets = (draw.random((len(probs), 1)) > probs.cumsum(axis=1)).sum(axis=1).clip(0, 7)
+        shown.append(metrics.ece(probs, targets))
+    assert metrics.ece_floor(probs) == pytest.approx(np.mean(shown), rel=0.1)
