@@ -1,13 +1,43 @@
-"""The committed simulations hold what is claimed of the verdicts."""
+"""The committed results hold what is claimed of them: the simulations of the verdicts, and the comparisons, derived again."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-STATISTICS = Path(__file__).resolve().parents[3] / "experiments" / "results" / "statistics"
+from fer_lab import compare
+from fer_lab.measure import comparison
+from fer_lab.measure.paper import FLAT
+
+RESULTS = Path(__file__).resolve().parents[3] / "experiments" / "results"
+STATISTICS = RESULTS / "statistics"
+COMPARISONS = sorted(path.parent for path in RESULTS.glob("*/comparison.json"))
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda path: path.name)
+@pytest.mark.usefixtures("home")
+def test_a_committed_comparison_is_derived_again_from_its_answers(folder: Path, tmp_path: Path) -> None:
+    """README's command gives every published figure; to 1e-9, for processors add up in another order."""
+    again = shutil.copytree(folder, tmp_path / "again")
+    (again / "comparison.json").unlink()
+    assert compare.main(["--replay", str(again), "--no-faces"]) == 0
+    published, derived = comparison.read(folder), comparison.read(again)
+    assert len(published.rows) == len(derived.rows) > 0
+    for before, now in zip(published.rows, derived.rows, strict=True):
+        for name in FLAT:
+            expected = getattr(before, name)
+            assert getattr(now, name) == (pytest.approx(expected, rel=1e-9) if isinstance(expected, float) else expected), name
+    said = [(v.model, v.runtime, v.aspect, v.verdict) for v in published.verdicts]
+    assert said == [(v.model, v.runtime, v.aspect, v.verdict) for v in derived.verdicts]
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda path: path.name)
+def test_no_face_lies_in_a_committed_report(folder: Path) -> None:
+    """FERPlus' pictures are not ours to publish: `compare --replay` where they are prepared needs --no-faces."""
+    assert "data:image" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_twins_are_called_different_in_at_most_five_percent():
