@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 from fer_lab.backends.bundle import open_bundle
+from fer_lab.backends.session import Predictor
 from fer_lab.data import faces as store
+from fer_lab.measure.host import usable_cores
 from fer_lab.models import backbones
 from fer_lab.models.deployable import Deployable, enlarge, normalise, save_weights
 
@@ -38,27 +40,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     options = parser.parse_args()
 
-    card = open_bundle(options.bundle).card
+    bundle = open_bundle(options.bundle)
+    card = bundle.card
     dataset = store.resolve(options.dataset, store.home())
-    ir = openvino.Core().read_model(options.bundle / "openvino-fp16" / "model.xml")
     network = backbones.build(card.backbone, classes=len(card.labels)).eval()
-    constants = _constants(ir)
+    constants = _constants(openvino.Core().read_model(bundle.folder / "openvino-fp16" / "model.xml"))
     constants[0] = (constants[0][0] * np.float32(card.std), constants[0][1])  # the division by std was folded into the stem
     pairs = _fill(network, constants)
     drawn = np.random.default_rng(0).permutation(dataset.indices("train"))[:FACES]
     _unfold(network, pairs, _inputs(dataset.pixels[drawn, None], card.image_size, card.mean, card.std))
 
-    pixels = dataset.pixels[dataset.indices("valid"), None]
-    run = openvino.compile_model(ir, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    theirs = np.concatenate([run(part)[0] for part in np.array_split(pixels, 16)])
+    pixels = dataset.pixels[dataset.indices("valid")]
+    with Predictor.open(bundle, "openvino-fp16", threads=usable_cores()) as predictor:
+        theirs = predictor.predict(pixels)
     graph = Deployable(network, card.image_size, card.mean, card.std, card.temperature).eval()
     with torch.no_grad():
-        ours = torch.cat([graph(torch.from_numpy(part)) for part in np.array_split(pixels, 16)]).numpy()
+        ours = torch.cat([graph(part) for part in torch.from_numpy(pixels[:, None]).split(BATCH)]).numpy()
     off = float(np.abs(ours - theirs).max())
     print(f"{len(pixels)} validation faces: largest difference from the IR {off:.1e}, "
           f"{(ours.argmax(1) != theirs.argmax(1)).sum()} other labels", flush=True)  # fmt: skip
     if off > ANSWERS_WITHIN:
         raise SystemExit(f"not this network: expected less than {ANSWERS_WITHIN}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(network, options.out)
 
 

@@ -105,8 +105,7 @@ def ece_floor(probs: Floats, bins: int = ECE_BINS) -> float:
     value is sqrt(2 / pi) of its standard deviation.
     """
     top = np.asarray(probs, np.float64).max(axis=1)
-    which = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
-    variance = np.bincount(which, weights=top * (1 - top), minlength=bins)
+    variance = np.bincount(_bin_of(top, bins), weights=top * (1 - top), minlength=bins)
     return float(np.sqrt(2 / np.pi) * np.sqrt(np.maximum(variance, 0)).sum() / max(len(top), 1))
 
 
@@ -117,7 +116,7 @@ def reliability_bins(
     wide = np.asarray(probs, np.float64)
     top = wide.max(axis=1)
     hit = (wide.argmax(axis=1) == targets).astype(np.float64)
-    which = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+    which = _bin_of(top, bins)
     count = np.bincount(which, minlength=bins).astype(np.float64)
     safe = np.maximum(count, 1)
     confidence = np.bincount(which, weights=top, minlength=bins) / safe
@@ -152,6 +151,10 @@ def annotator_agreement(predicted: Integers, votes_distribution: Floats) -> floa
     if not usable.any():
         return 0.0
     return float(votes[np.arange(len(votes)), predicted][usable].mean())
+
+
+def _bin_of(top: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.int64]:
+    return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def _with_votes(probs: Floats, votes_distribution: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

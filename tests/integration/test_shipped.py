@@ -92,12 +92,12 @@ def test_its_training_weights_come_back_out_of_its_ir(shipped: Path, drawn: Any,
         "--dataset",
         "synthetic",
         "--out",
-        "back",
+        "recovered/back",
     ]
     subprocess.run(script, check=True, capture_output=True)
     card = open_bundle(shipped).card
     network = backbones.build(card.backbone, classes=len(card.labels))
-    network.load_state_dict(load_file(home / "back"))
+    network.load_state_dict(load_file(home / "recovered" / "back"))
     graph = Deployable(network, card.image_size, card.mean, card.std, card.temperature).eval()
     some = drawn.pixels[:32]
     with torch.no_grad():
