@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-robustness", action="store_true", help="leave out the corruption curves")
     parser.add_argument("--no-latency", action="store_true", help="leave out latency")
     parser.add_argument("--no-cold-start", action="store_true", help="leave out the fresh process per row (load time, memory)")
-    parser.add_argument("--no-faces", action="store_true", help="no pictures of faces in the report")
+    parser.add_argument("--no-faces", action="store_true", help="no pictures of faces in the report, nor in one derived again")
     parser.add_argument("--no-log", action="store_true", help="log no MLflow run (looks at the test split are still counted)")
     parser.add_argument("--latency-only", action="store_true", help="time bundles on this machine and write --out FILE")
     parser.add_argument("--profiles", type=Path, action="append", default=[], metavar="FILE", help="latency measured elsewhere")
@@ -152,11 +152,12 @@ def _cold(entrant: Any, threads: int) -> tuple[float, float, float | None]:
 
 
 def _replay(args: argparse.Namespace) -> dict[str, Any]:
-    from fer_lab.measure import derive, profiles
+    from fer_lab.measure import derive, profiles, record
 
     comparison = derive.derive(args.replay, [profiles.read(path) for path in args.profiles])
     comparison.write(args.replay)
-    return _finish(args, comparison, args.replay, _dataset_of(comparison), store=None)
+    pictures = record.read_plan(args.replay).pictures and not args.no_faces
+    return _finish(comparison, args.replay, _dataset_of(comparison) if pictures else None, store=None)
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         protocol=protocol, split=args.split, runtimes=_words(args.runtimes) or None, threads=_numbers(args.threads, "threads"),
         batches=_numbers(args.batches, "batches"), margin=args.margin / 100, robustness=not args.no_robustness,
         timed=not args.no_latency and not extra, cold_start=not args.no_cold_start,
-        reference_runtime=args.against_runtime, budget=Budget(seconds=args.seconds),
+        reference_runtime=args.against_runtime, budget=Budget(seconds=args.seconds), pictures=not args.no_faces,
     )  # fmt: skip
 
     def count_look(identity: str) -> int | None:
@@ -197,16 +198,15 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         candidates, dataset, request, home=home, out=args.out, reference=reference, count_look=count_look, extra=extra,
         progress=console.note,
     )  # fmt: skip
-    return _finish(args, comparison, folder, dataset, store=None if args.no_log else registry.store)
+    return _finish(comparison, folder, None if args.no_faces else dataset, store=None if args.no_log else registry.store)
 
 
-def _finish(
-    args: argparse.Namespace, comparison: Comparison, folder: Path, dataset: FaceDataset | None, store: Store | None
-) -> dict[str, Any]:
+def _finish(comparison: Comparison, folder: Path, dataset: FaceDataset | None, store: Store | None) -> dict[str, Any]:
+    """Write and show what was derived; `dataset` gives the report its pictures of faces, None gives it none."""
     from fer_lab.measure import paper, report
 
     written = [folder / "comparison.json", *paper.write(comparison, folder)]
-    page = report.write(comparison, folder, None if args.no_faces else dataset)
+    page = report.write(comparison, folder, dataset)
     run_id = _log(store, comparison, [*written, page]) if store is not None else None
     advice = report.recommend(comparison)
     _show(comparison, advice.headline)
@@ -245,7 +245,7 @@ def _row_result(row: Row) -> dict[str, Any]:
 
 
 def _show(comparison: Comparison, headline: str) -> None:
-    from fer_lab.measure.paper import ranked, short
+    from fer_lab.measure.paper import calibration_floor, ranked, short
 
     cells = []
     for row in ranked(comparison):
@@ -265,8 +265,9 @@ def _show(comparison: Comparison, headline: str) -> None:
     )
     for runtime, why in dict.fromkeys((who.rpartition(" · ")[2], why) for who, why in comparison.unavailable.items()):
         console.say(f"unavailable here: {runtime}: {why}")
-    if comparison.rows[0].ece_floor is not None:
-        console.say(f"a perfectly calibrated model would show an ECE of about {comparison.rows[0].ece_floor:.3f} on so many faces")
+    floor = calibration_floor(comparison)
+    if floor:
+        console.say(f"a perfectly calibrated model would show an ECE of about {floor} on so many faces")
     if comparison.noise_floor is not None:
         console.say(f"A/A noise floor of the latency: {comparison.noise_floor:.1%}")
     if comparison.split == "test":

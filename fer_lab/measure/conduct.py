@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Request:
     end_to_end: bool = True
     reference_runtime: str | None = None
     budget: latency.Budget = field(default_factory=latency.Budget)
+    pictures: bool = True  # whether the report may show faces
 
 
 def conduct(
@@ -76,6 +77,9 @@ def conduct(
     if plan is None:
         folder, plan = _begin(entries, candidates, reference, dataset, request, key, unavailable, home, out, count_look)
     else:
+        if plan.pictures != request.pictures:
+            plan = replace(plan, pictures=request.pictures)
+            plan.write(folder)
         have = sum(record.row_path(folder, i).is_file() for i in range(len(plan.rows)))
         progress(f"going on with {plan.id}: {have} of {len(plan.rows)} rows were measured before")
     rows, targets = kept_faces(dataset, plan.protocol, plan.split)
@@ -200,6 +204,7 @@ def _begin(
         key, identity, time.strftime("%Y-%m-%dT%H:%M:%SZ", now), this_host(), dataset.name, dataset.fingerprint,
         dataset.label_source, request.protocol, request.split, labels.protocol(request.protocol).label_set.labels,
         request.margin, index, tuple(planned), unavailable, looks,
+        pictures=request.pictures,
     )  # fmt: skip
     shutil.rmtree(folder / record.ROWS, ignore_errors=True)
     for stale in (FILE, record.LATENCY):

@@ -180,9 +180,15 @@ def _caption(c: Comparison) -> str:
     )
 
 
+def calibration_floor(c: Comparison) -> str:
+    """The ECE that perfectly calibrated models as confident as these would show: `0.013`, `0.012 to 0.014`, or nothing."""
+    floors = sorted(f"{row.ece_floor:.3f}" for row in c.rows if row.ece_floor is not None)
+    return "" if not floors else floors[0] if floors[0] == floors[-1] else f"{floors[0]} to {floors[-1]}"
+
+
 def _perfect(c: Comparison) -> str:
-    floor = c.rows[0].ece_floor
-    return "" if floor is None else f" (a perfectly calibrated model would show about {floor:.3f} on so many faces)"
+    floor = calibration_floor(c)
+    return f" (a perfectly calibrated model would show about {floor} on so many faces)" if floor else ""
 
 
 def _floor(floor: float | None) -> str:

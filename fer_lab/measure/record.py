@@ -73,6 +73,7 @@ class Plan:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     looks: int | None = None
     notes: tuple[str, ...] = ()
+    pictures: bool = True  # whether the report may show faces, here and when it is derived again
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:

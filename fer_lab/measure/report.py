@@ -156,6 +156,7 @@ def _context(c: Comparison, folder: Path, dataset: FaceDataset | None) -> dict[s
         "with_faces": dataset is not None,
         "secondary": [v for v in c.verdicts if v.aspect != "accuracy" and v.verdict in ("better", "worse")],
         "aspect": _aspect, "methods": paper.methods(c).split("\n\n"), "bins": metrics.ECE_BINS,
+        "calibration_floor": paper.calibration_floor(c),
     }  # fmt: skip
 
 

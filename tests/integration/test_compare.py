@@ -68,8 +68,11 @@ def test_two_models_end_in_a_table_a_report_and_a_verdict(lab, capsys):
 
 
 def test_without_faces_there_is_no_picture_and_no_pixel(lab, capsys):
-    """--no-faces leaves the report without a face; stored arrays never hold pixels."""
+    """--no-faces leaves the report without a face, also where it is derived again; stored arrays never hold pixels."""
     code, result, _ = run(capsys, "a", "--no-faces", "--out", "out", *QUICK)
+    assert code == 0
+    assert "data:image" not in (lab / "out" / "report.html").read_text(encoding="utf-8")
+    code, _, _ = run(capsys, "--replay", "out")
     assert code == 0
     assert "data:image" not in (lab / "out" / "report.html").read_text(encoding="utf-8")
     for path in (lab / "out").rglob("*.npz"):

@@ -49,6 +49,14 @@ def test_methods_state_what_a_reviewer_asks():
         assert word in text
 
 
+def test_the_calibration_floor_is_that_of_all_rows():
+    """One figure where the rows agree to three digits, a range where they do not, nothing in records without it."""
+    first, second = good_comparison().rows
+    for floors, expected in (((0.0131, 0.0129), "0.013"), ((0.0144, 0.012), "0.012 to 0.014"), ((None, None), "")):
+        rows = tuple(replace(row, ece_floor=floor) for row, floor in zip((first, second), floors, strict=True))
+        assert paper.calibration_floor(replace(good_comparison(), rows=rows)) == expected
+
+
 def said(word: str, model: str = CHALLENGER) -> tuple[Verdict, ...]:
     """One verdict on accuracy."""
     return (Verdict(model, "openvino", "accuracy", word, "by hand", 1000, 0.0, -0.01, 0.01, 1.0),)  # type: ignore[arg-type]
