@@ -29,6 +29,7 @@ from fer_lab.models import backbones
 from fer_lab.models.deployable import Deployable, normalise
 from fer_lab.models.weights import save_weights
 from fer_lab.training import augment, checkpoint, recipe, targets
+from fer_lab.training.depthwise import depthwise_precision
 from fer_lab.training.temperature import fit_temperature, softmax
 
 if TYPE_CHECKING:
@@ -229,7 +230,8 @@ class _Training:
         if self.settings.channels_last:
             values = values.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+        autocast = torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+        with autocast, depthwise_precision(self.device, self.autocast, self.settings.compile):
             logits = self.forward(values)
         loss = recipe.soft_cross_entropy(logits, wanted, self.class_weights, self.settings.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
