@@ -3,8 +3,8 @@
     python experiments/bench/cpu_step.py [--rounds 5] [--out FILE]
 
 A turn is a process of its own, for the allocator's setting cannot be taken back; the two settings take turns, all cores each.
-Forward, backward and optimizer on one batch of 128 that is ready; the median of five steps after a warm-up. Ratios are taken
-within a round, medians over rounds.
+Forward, backward and optimizer on one batch of 128 that is ready; the median of five steps after a warm-up. bf16 as `fit` runs
+it, depthwise convolutions in float32, and once with all of them in bf16. Ratios are taken within a round, medians over rounds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def turn(allocator: str) -> dict[str, float]:
 
     from fer_lab.models import backbones
     from fer_lab.training.allocator import keep_freed_memory
+    from fer_lab.training.depthwise import DepthwiseInFloat32
 
     if allocator == "keep" and not keep_freed_memory():
         raise SystemExit("this C library has no such setting; only glibc has it")
@@ -40,12 +42,13 @@ def turn(allocator: str) -> dict[str, float]:
     figures: dict[str, float] = {}
     for size in SIZES:
         values = torch.randn(BATCH, 1, size, size).contiguous(memory_format=torch.channels_last)
-        for name in ("float32", "bf16"):
+        for name in ("float32", "bf16", "all_bf16"):
+            depthwise = DepthwiseInFloat32() if name == "bf16" else nullcontext()
             seconds = []
             for _ in range(1 + STEPS):
                 start = time.perf_counter()
                 optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
+                with torch.autocast("cpu", torch.bfloat16, enabled=name != "float32"), depthwise:
                     loss = torch.nn.functional.cross_entropy(network(values), wanted)
                 loss.backward()
                 optimizer.step()
@@ -86,11 +89,12 @@ def main() -> None:
         "load": load_average(), "backbone": "tf_efficientnetv2_b0", "batch": BATCH,
         "keep_over_plain": {f"float32_{size}": middle(("keep", f"float32_{size}"), ("plain", f"float32_{size}")) for size in SIZES},
         "bf16_over_float32": {f"{size}": middle(("keep", f"bf16_{size}"), ("keep", f"float32_{size}")) for size in SIZES},
+        "bf16_over_all_bf16": {f"{size}": middle(("keep", f"bf16_{size}"), ("keep", f"all_bf16_{size}")) for size in SIZES},
         "rounds": rounds,
     }  # fmt: skip
     if args.out is not None:
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
-    print(json.dumps({key: record[key] for key in ("keep_over_plain", "bf16_over_float32")}))
+    print(json.dumps({key: record[key] for key in ("keep_over_plain", "bf16_over_float32", "bf16_over_all_bf16")}))
 
 
 if __name__ == "__main__":
