@@ -15,6 +15,7 @@ import torch
 from fer_lab.core.errors import InputError, IntegrityError, Interrupted
 from fer_lab.training import checkpoint
 from fer_lab.training import fit as fit_module
+from fer_lab.training.depthwise import DepthwiseInFloat32, depthwise_precision
 from fer_lab.training.fit import NonFinite, Pruned, fit
 
 STATEFUL = ["augment.mixup=0.2", "augment.cutmix=1.0", "model.drop_rate=0.3", "train.ema_decay=0.9"]
@@ -195,6 +196,24 @@ def test_memory_format_is_a_choice(settings: Any, few: Any, tmp_path: Path) -> N
     a = fit(settings("train.channels_last=true", "train.epochs=1"), few, tmp_path / "a")
     b = fit(settings("train.channels_last=false", "train.epochs=1"), few, tmp_path / "b")
     np.testing.assert_allclose(a.valid_probs, b.valid_probs, atol=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("bf16", [True]), ("float32", [False])])
+def test_every_step_in_bf16_on_a_cpu_spares_depthwise_convolutions(
+    settings: Any, few: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, wanted: list[bool]
+) -> None:
+    """Where the CPU computes bf16; here it is told to."""
+    monkeypatch.setattr(fit_module.recipe, "_computes_bf16", lambda device: True)
+    seen: set[bool] = set()
+
+    def watch(*args: Any) -> Any:
+        entered = depthwise_precision(*args)
+        seen.add(isinstance(entered, DepthwiseInFloat32))
+        return entered
+
+    monkeypatch.setattr(fit_module, "depthwise_precision", watch)
+    fit(settings(f"train.precision={precision}", "train.epochs=1"), few, tmp_path)
+    assert list(seen) == wanted
 
 
 @pytest.mark.slow
