@@ -16,8 +16,9 @@ GROUPS = 6  # the place of `groups` among conv2d's positional arguments
 class DepthwiseInFloat32(TorchFunctionMode):
     """While it is entered, a grouped 2-d convolution computes in float32 and hands its answer on in the input's type.
 
-    oneDNN takes 28 ms for the bf16 backward of 1152 channels of 2 × 2 in a batch of 128 on a CPU with AMX, a quarter of
-    V2B0's whole step at 64 px (experiments/bench/cpu_step.py compares the steps). The other convolutions stay in bf16.
+    By torch's profiler, one look on a CPU with AMX: oneDNN took 28 ms for the bf16 backward of 1152 channels of 2 × 2 in a
+    batch of 128, and V2B0 at 64 px has seven such layers, together a quarter of its step. experiments/bench/cpu_step.py
+    compares the whole steps. The other convolutions stay in bf16.
     """
 
     def __torch_function__(

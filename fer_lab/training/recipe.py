@@ -57,7 +57,7 @@ def pick_precision(setting: str, device: torch.device) -> torch.dtype | None:
     """Return the autocast type, or None for plain float32: bf16 only where the device computes it natively.
 
     auto: bf16 on a GPU, float32 on a CPU. With AVX-512 and bf16 but no AMX, V2B0 ran at 0.8 times float32's rate at 64 px
-    and at 1.1 times at 96 px (experiments/bench/cpu_step.py).
+    and at 1.1 times at 96 px (experiments/results/cpu_step.json, all convolutions in bf16, before `DepthwiseInFloat32`).
     """
     native = _computes_bf16(device)
     if setting == "bf16" and not native:

@@ -17,7 +17,7 @@ def block() -> nn.Sequential:
 
 
 def gradients(inside: bool, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The depthwise weight's gradient and the type of what the depthwise convolution saw."""
+    """The depthwise weight's gradient and the answer; what the depthwise convolution hands on is bf16."""
     network = block()
     seen: list[torch.dtype] = []
     network[2].register_forward_pre_hook(lambda _module, args: seen.append(args[0].dtype))
