@@ -15,7 +15,7 @@ Only this verb opens the test split; each look is counted in the registry's ledg
 --against names another (`champion` is that of the first model's registered name). An interrupted comparison goes on where
 it stopped, per model × runtime, when the same command is given again.
 
-Leaves comparisons/ID (or --out DIR): comparison.json, report.html (opens offline), leaderboard.csv, leaderboard.tex,
+Leaves comparisons/ID (or --out DIR): comparison.json, report.html (opens offline), leaderboard.csv, .md and .tex,
 methods.md, and the per-face answers (never pixels); all but the answers are logged as an MLflow run. Prints the table, the
 verdicts and a recommendation; the last line of stdout is
 `{"id", "rows": [{"model", "runtime", "n", "accuracy", "accuracy_low", "accuracy_high", "macro_recall", "ece", "p50_ms", …}],

@@ -1,9 +1,11 @@
-"""A comparison for a paper: leaderboard.csv, leaderboard.tex and methods.md, each figure with its n and interval."""
+"""A comparison to read and to cite: leaderboard.csv, .md, .tex and methods.md, each figure with its n and interval."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,8 +34,11 @@ REFERENCES = (
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the three files and return their paths."""
-    texts = {"leaderboard.csv": leaderboard_csv, "leaderboard.tex": leaderboard_tex, "methods.md": methods}
+    """Write the four files and return their paths."""
+    texts = {
+        "leaderboard.csv": leaderboard_csv, "leaderboard.md": leaderboard_md, "leaderboard.tex": leaderboard_tex,
+        "methods.md": methods,
+    }  # fmt: skip
     return [write_atomically(folder / name, make(comparison)) for name, make in texts.items()]
 
 
@@ -57,6 +62,34 @@ def leaderboard_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
+def leaderboard_md(comparison: Comparison) -> str:
+    """A table for a README: accuracy, clean, macro figures, calibration, slices, latency, size and the verdict on accuracy."""
+    rows = ranked(comparison)
+    slices = {name: share.n for name, share in rows[0].slices.items()}
+    head = [
+        "Model", "Runtime", f"Accuracy %, n {comparison.n} (95 %)", f"Clean %, n {rows[0].clean_n}", "Macro recall % (95 %)",
+        "Macro F1 %", "ECE", "KL to votes", *(f"{_md(name)} %, n {n}" for name, n in slices.items()), "p50 / p95 ms", "MB",
+        "Verdict",
+    ]  # fmt: skip
+    right = [name not in ("Model", "Runtime", "Verdict") for name in head]
+    lines = [f"{_md(_setting(comparison))}, latency at batch 1 on {_md(rows[0].host or comparison.host.name)}.", ""]
+    lines += [_md_line(head), _md_line(["---:" if number else "---" for number in right])]
+    for row in rows:
+        said = next(iter(comparison.verdicts_of(row, "accuracy")), None)
+        backbone = row.card.get("backbone")
+        cells = [
+            _md(short(row.model)) + (f" ({_md(str(backbone))})" if backbone else ""), row.runtime,
+            f"{_percent(row.accuracy)}{_seeds(row)} ({row.accuracy_low * 100:.1f}–{row.accuracy_high * 100:.1f})",
+            _percent(row.clean_accuracy), f"{_percent(row.macro_recall)}{_interval(row, '–')}", _percent(row.macro_f1),
+            f"{row.ece:.3f}", f"{row.kl_to_votes:.3f}",
+            *(_percent(row.slices[name].accuracy if name in row.slices else None) for name in slices),
+            "–" if row.p50_ms is None or row.p95_ms is None else f"{row.p50_ms:.2f} / {row.p95_ms:.2f}",
+            f"{row.size_mb:.1f}", said.verdict if said else "reference",
+        ]  # fmt: skip
+        lines.append(_md_line(cells))
+    return "\n".join([*lines, ""])
+
+
 def leaderboard_tex(comparison: Comparison) -> str:
     """A booktabs table; the best accuracy and all that do not differ from it by their intervals are set bold."""
     rows = ranked(comparison)
@@ -73,11 +106,11 @@ def leaderboard_tex(comparison: Comparison) -> str:
     for row in rows:
         accuracy = f"{row.accuracy * 100:.2f}"
         shown = f"\\textbf{{{accuracy}}}" if row.accuracy_high >= floor and row.accuracy >= floor else accuracy
-        spread = f" $\\pm$ {row.seeds.sd * 100:.2f} ({len(row.seeds.runs)} seeds)" if row.seeds else ""
+        spread = _seeds(row).replace("±", "$\\pm$")
         cells = [
             _tex(short(row.model)), _tex(row.runtime),
             f"{shown}{spread} ({row.accuracy_low * 100:.1f}--{row.accuracy_high * 100:.1f})",
-            f"{row.macro_recall * 100:.2f}{_interval(row)}", f"{row.macro_f1 * 100:.2f}", f"{row.ece:.3f}",
+            f"{row.macro_recall * 100:.2f}{_interval(row, '--')}", f"{row.macro_f1 * 100:.2f}", f"{row.ece:.3f}",
             "--" if row.p50_ms is None else f"{row.p50_ms:.2f}", "--" if row.p95_ms is None else f"{row.p95_ms:.2f}",
             f"{row.size_mb:.1f}",
         ]  # fmt: skip
@@ -166,17 +199,28 @@ def short(model: str) -> str:
     return Path(model).name or model
 
 
-def _interval(row: Row) -> str:
+def _interval(row: Row, dash: str) -> str:
     if row.macro_recall_low is None or row.macro_recall_high is None:
         return ""
-    return f" ({row.macro_recall_low * 100:.1f}--{row.macro_recall_high * 100:.1f})"
+    return f" ({row.macro_recall_low * 100:.1f}{dash}{row.macro_recall_high * 100:.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share * 100:.2f}"
+
+
+def _seeds(row: Row) -> str:
+    return f" ± {row.seeds.sd * 100:.2f} ({len(row.seeds.runs)} seeds)" if row.seeds else ""
+
+
+def _setting(c: Comparison) -> str:
+    return f"{c.dataset} ({c.label_source}), protocol {c.protocol}, {c.split} split, n = {c.n}. Wilson 95 % intervals"
 
 
 def _caption(c: Comparison) -> str:
     return (
-        f"{c.dataset} ({c.label_source}), protocol {c.protocol}, {c.split} split, n = {c.n}. Wilson 95 % intervals; latency "
-        f"at batch 1 "
-        f"on {c.rows[0].host or c.host.name}. Bold: the best and those whose accuracy lies within its interval."
+        f"{_setting(c)}; latency at batch 1 on {c.rows[0].host or c.host.name}. Bold: the best and those whose accuracy lies "
+        "within its interval."
     )
 
 
@@ -193,6 +237,14 @@ def _perfect(c: Comparison) -> str:
 
 def _floor(floor: float | None) -> str:
     return "unknown size" if floor is None else f"{floor:.1%}"
+
+
+def _md_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _tex(text: str) -> str:

@@ -54,7 +54,16 @@ def test_two_models_end_in_a_table_a_report_and_a_verdict(lab, capsys):
     words = {(v["model"], v["runtime"]): v["verdict"] for v in result["verdicts"] if v["aspect"] == "accuracy"}
     assert words["a", "onnx"] in ("non-inferior", "undecided")
     folder = lab / "comparisons" / result["id"]
-    for name in ("comparison.json", "report.html", "leaderboard.csv", "leaderboard.tex", "methods.md", "plan.json", "faces.npz"):
+    for name in (
+        "comparison.json",
+        "report.html",
+        "leaderboard.csv",
+        "leaderboard.md",
+        "leaderboard.tex",
+        "methods.md",
+        "plan.json",
+        "faces.npz",
+    ):
         assert (folder / name).stat().st_size > 0
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "http" not in page.replace("http://www.w3.org", "")  # opens offline

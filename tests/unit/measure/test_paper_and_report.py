@@ -32,6 +32,20 @@ def test_the_table_is_valid_tex():
     assert text.count("\\begin") == text.count("\\end")
 
 
+def test_the_markdown_table_reads_as_one():
+    """Every line has as many cells as the head; a pipe or an underscore in a name stays text; the verdict is the last cell."""
+    comparison = good_comparison(good_row(model="odd|_name"))
+    text = paper.leaderboard_md(comparison)
+    assert text.startswith(f"{comparison.dataset} ")
+    head, rule, *rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines()[2:]]
+    assert {len(head)} == {len(rule), *map(len, rows)}
+    assert len(rows) == len(comparison.rows)
+    assert any("odd\\|\\_name" in row[0] for row in rows)
+    best = max(comparison.rows, key=lambda row: row.accuracy)
+    assert rows[0][2].startswith(f" {best.accuracy * 100:.2f} ({best.accuracy_low * 100:.1f}–")
+    assert "reference" in {row[-1].strip() for row in rows}
+
+
 def test_methods_state_what_a_reviewer_asks():
     """Faces, label source, protocol, statistics, looks, seeds, hardware, references."""
     text = paper.methods(good_comparison())
