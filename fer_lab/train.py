@@ -170,9 +170,8 @@ def _tracked(
 
     keep_freed_memory()
     known = [run.id] if run is not None else []
-    progress = Progress(
-        config.train.epochs, config.train.batch_size, label=f"{config.name}-s{config.seed}", metric=config.train.select
-    )
+    sizes = [config.train.size_at(epoch) for epoch in range(config.train.epochs)]
+    progress = Progress(sizes, config.train.batch_size, label=f"{config.name}-s{config.seed}", metric=config.train.select)
     try:
         with progress:
             tracked = tracked_fit(

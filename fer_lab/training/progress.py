@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,16 +13,21 @@ from fer_lab.core.console import note
 
 
 class Progress:
-    """Shows epochs, faces/s and the time left. Its two methods fit `fit`'s `on_step` and `on_epoch`."""
+    """Shows epochs, faces/s and the time left. Its two methods fit `fit`'s `on_step` and `on_epoch`.
 
-    def __init__(self, epochs: int, batch: int, *, label: str = "", metric: str = "val/accuracy") -> None:
-        self._epochs = epochs
+    sizes: the side of the faces in pixels in each epoch; an epoch is taken to last as long as it has pixels. The clock
+    starts with the first step: what comes before (teachers that predict) does not come again.
+    """
+
+    def __init__(self, sizes: Sequence[int], batch: int, *, label: str = "", metric: str = "val/accuracy") -> None:
+        self._epochs = len(sizes)
+        self._pixels = [size * size for size in sizes]
         self._batch = batch
         self._label = label
         self._metric = metric
-        self._start = time.monotonic()
-        self._first: int | None = None  # steps done before this process (a resumed run)
-        self._ended = 0  # epochs, in this process
+        self._start = 0.0  # of the clock, at the first step that this process reports
+        self._first: int | None = None  # steps done by then, those before this process (a resumed run) too
+        self._seen = 0  # pixels of the epochs that ended in this process
         self._bar: Any = None
         self._task: Any = None
 
@@ -44,25 +49,26 @@ class Progress:
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
         """After a step: move the bar."""
-        done, total = epoch * steps + step, self._epochs * steps
+        done, now = epoch * steps + step, time.monotonic()
         if self._first is None:
-            self._first = done - 1
+            self._first, self._start = done, now
         if self._bar is None:
             return
-        speed = (done - self._first) * self._batch / max(time.monotonic() - self._start, 1e-6)
+        speed = (done - self._first) * self._batch / max(now - self._start, 1e-6)
         text = f"{self._label} epoch {epoch + 1}/{self._epochs}"
-        self._bar.update(self._task, completed=done, total=total, description=text, speed=f"{speed:,.0f} faces/s")
+        completed, total = sum(self._pixels[:epoch]) * steps + self._pixels[epoch] * step, sum(self._pixels) * steps
+        self._bar.update(self._task, completed=completed, total=total, description=text, speed=f"{speed:,.0f} faces/s")
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """After an epoch: one line with what it reached and how long the rest may take."""
-        self._ended += 1
+        self._seen += self._pixels[epoch]
         value = metrics[self._metric]
         line = (
             f"{self._label} epoch {epoch + 1}/{self._epochs}  loss {metrics['train/loss']:.4f}  {self._metric} {value:.4f}  "
             f"val/nll {metrics['val/nll']:.4f}  {metrics['train/faces_per_s']:,.0f} faces/s at {metrics['train/image_size']:.0f} px"
         )
-        if left := self._epochs - epoch - 1:
-            left_s = left * (time.monotonic() - self._start) / self._ended
+        if left := sum(self._pixels[epoch + 1 :]):
+            left_s = left * (time.monotonic() - self._start) / self._seen
             line += f", about {math.ceil(left_s / 60)} min left"
         if self._bar is not None:
             self._bar.console.print(line, highlight=False)
