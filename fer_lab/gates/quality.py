@@ -36,14 +36,15 @@ def _evidence(comparison: Comparison, row: Row, params: EvidenceParams) -> GateV
     if params.protocols and comparison.protocol not in params.protocols:
         faults.append(f"protocol {comparison.protocol}")
     if params.label_sources and comparison.label_source not in params.label_sources:
-        faults.append(f"label source {comparison.label_source}")
-    seen = f"{row.n} {comparison.split} faces of {comparison.dataset}, {comparison.protocol}, {comparison.label_source}"
+        faults.append(f"labels {comparison.label_source}")
+    seen = f"{row.n} {comparison.split} faces of {comparison.dataset}, protocol {comparison.protocol}, "
+    seen += f"labels {comparison.label_source}"
     wanted = f"at least {params.min_faces} faces of the {params.split} split, all of them measured"
     if params.protocols:
         wanted += f", protocol {' or '.join(params.protocols)}"
     if params.label_sources:
         wanted += f", labels {' or '.join(params.label_sources)}"
-    return GateVerdict("evidence", not faults, seen + (f" ({', '.join(faults)})" if faults else ""), wanted)
+    return GateVerdict("evidence", not faults, seen + (f"; not accepted: {', '.join(faults)}" if faults else ""), wanted)
 
 
 class NotWorseParams(Section):

@@ -78,3 +78,12 @@ def test_better_passes_though_the_interval_is_wide() -> None:
     """Better and worse win over the margin."""
     assert gates_of(with_verdict("accuracy", -0.016, 0.05, 300, "better"))["not_worse"]
     assert not gates_of(with_verdict("accuracy", -0.016, 0.05, 300))["not_worse"]
+
+
+def test_a_refused_measurement_says_what_about_it() -> None:
+    """What was seen in words, then what the policy does not accept."""
+    wanted = {"split": "test", "min_faces": 1, "protocols": ["ferplus5"], "label_sources": ["synthetic"]}
+    comparison = good_comparison()
+    (said,) = run(parse({"gates": {"evidence": wanted}, "first_promotion": {"size": {}}}), comparison, comparison.rows[1])
+    assert not said.passed
+    assert said.observed == "1000 test faces of synthetic, protocol ferplus8, labels synthetic; not accepted: protocol ferplus8"
