@@ -91,7 +91,10 @@ def test_without_faces_there_is_no_picture_and_no_pixel(lab, capsys):
 
 
 def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
-    """Stopped in the second row, it asks only for that one and those after it; the look is not counted again."""
+    """Stopped in the second row, it asks only for that one and those after it; the look is not counted again.
+
+    What the last start said about pictures of faces holds, also where the report is derived again.
+    """
     asked, looks = [], []
     real = conduct._ask
 
@@ -105,12 +108,14 @@ def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
     monkeypatch.setattr(compare._Registry, "count_look", lambda self, c, d, identity: looks.append(identity) or len(looks))
     code, _, _ = run(capsys, "a", "b", *QUICK)
     assert code == 130
-    code, result, err = run(capsys, "a", "b", *QUICK)
+    code, result, err = run(capsys, "a", "b", "--no-faces", *QUICK)
     assert code == 0
     assert "going on" in err
     assert asked == ROWS[:2] + ROWS[1:]
     assert looks == [result["id"]]
     assert result["looks"] == 1
+    assert run(capsys, "--replay", result["folder"])[0] == 0
+    assert "data:image" not in (lab / result["folder"] / "report.html").read_text(encoding="utf-8")
 
 
 def test_latency_only_needs_the_core_install_and_joins_by_digest(lab, capsys):
