@@ -8,6 +8,7 @@
     python -m fer_lab.compare BUNDLE… --latency-only --out edge.json    # on the target: core install, no registry, no dataset
     python -m fer_lab.compare models:/fer-ferplus-8/4 --profiles edge.json
     python -m fer_lab.compare --replay comparisons/ID           # every figure again from the stored answers, no model is run
+    python -m fer_lab.compare --replay comparisons/ID --dataset ferplus-2017    # the same look on another label source, beside it
 
     on a tiny machine: --runtimes openvino --batches 1 --no-robustness --no-cold-start
 
@@ -154,10 +155,26 @@ def _cold(entrant: Any, threads: int) -> tuple[float, float, float | None]:
 def _replay(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.measure import derive, profiles, record
 
-    comparison = derive.derive(args.replay, [profiles.read(path) for path in args.profiles])
-    comparison.write(args.replay)
-    pictures = record.read_plan(args.replay).pictures and not args.no_faces
-    return _finish(comparison, args.replay, _dataset_of(comparison) if pictures else None, store=None)
+    folder = _relabelled(args) if args.dataset else args.replay
+    comparison = derive.derive(folder, [profiles.read(path) for path in args.profiles])
+    comparison.write(folder)
+    pictures = record.read_plan(folder).pictures and not args.no_faces
+    return _finish(comparison, folder, _dataset_of(comparison) if pictures else None, store=None)
+
+
+def _relabelled(args: argparse.Namespace) -> Path:
+    """Write the parts of the stored comparison anew on the labels of --dataset; return their folder."""
+    from fer_lab.data import faces
+    from fer_lab.measure import record
+    from fer_lab.measure.relabel import relabel
+
+    measured = faces.resolve(record.read_plan(args.replay).dataset, faces.home())
+    other = faces.resolve(args.dataset, faces.home())
+    out: Path = args.out or args.replay.with_name(f"{args.replay.name}-{other.label_source}")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} holds files; give a new or empty folder with --out")
+    relabel(args.replay, measured, other, out)
+    return out
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:

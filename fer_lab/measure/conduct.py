@@ -22,7 +22,7 @@ from fer_lab.measure import audits, corruptions, derive, latency, profiles, reco
 from fer_lab.measure.candidates import Candidate
 from fer_lab.measure.coldstart import cold_start
 from fer_lab.measure.comparison import FILE, Audit, Comparison
-from fer_lab.measure.evaluate import check_probabilities, evaluate, kept_faces
+from fer_lab.measure.evaluate import check_probabilities, evaluate, kept_faces, predict_all
 from fer_lab.measure.host import this_host, usable_cores
 
 ROBUST_FACES = 512
@@ -214,6 +214,7 @@ def _begin(
         record.Faces(
             tuple(dataset.names[i] for i in rows), targets, dataset.votes[rows],
             audits.clean_mask(dataset, rows, request.split), dataset.slices,
+            tuple(dataset.names[i] for i in _dropped(dataset, request.split, rows)),
         ),
     )  # fmt: skip
     plan.write(folder)
@@ -243,7 +244,8 @@ def _ask(
 ) -> record.Answers:
     """Everything that one model × runtime is asked: the faces, in batches and alone, and the corrupted faces."""
     threads = usable_cores()
-    probs = []
+    probs, unjudged = [], []
+    dropped = _dropped(dataset, plan.split, rows)
     precision, audit = "f32", Audit()
     corrupted: dict[str, npt.NDArray[np.int16]] = {}
     some: npt.NDArray[np.int64] | None = None
@@ -252,6 +254,7 @@ def _ask(
             precision = predictor.precision
             said = evaluate(predictor, dataset, plan.protocol, plan.split, model=member.shown, allow_test=True)
             probs.append(said.probs)
+            unjudged.append(predict_all(predictor, dataset.pixels[dropped], model=member.shown))
             if len(probs) > 1:
                 continue
             audit = audits.batch_invariance(predictor, dataset.pixels[rows])
@@ -265,7 +268,12 @@ def _ask(
                         check_probabilities(answers, len(faces), len(plan.labels), f"{member.shown} ({runtime}), {corruption.name}")
                         lines.append(answers.argmax(axis=1).astype(np.int16))
                     corrupted[corruption.name] = np.stack(lines)
-    return record.Answers(tuple(probs), precision, audit, corrupted, some)
+    return record.Answers(tuple(probs), precision, audit, corrupted, some, tuple(unjudged))
+
+
+def _dropped(dataset: FaceDataset, split: Split, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The rows of the split that the protocol drops."""
+    return np.setdiff1d(dataset.indices(split), kept)
 
 
 def _time(

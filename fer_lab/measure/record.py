@@ -1,8 +1,9 @@
 """What a comparison stores while it runs: enough to go on after an interruption, and to derive every figure again.
 
     plan.json       who takes part, on which faces, under which rules
-    faces.npz       names, labels, votes, the clean mask, the slices: never pixels
-    rows/00.npz     one model × runtime: per-face probabilities (one array per seed), corrupted predictions, the batch audit
+    faces.npz       names, labels, votes, the clean mask, the slices, the names of the faces that the protocol drops: never pixels
+    rows/00.npz     one model × runtime: per-face probabilities (one array per seed, dropped faces apart), corrupted predictions,
+                    the batch audit
     latency.json    raw samples
 
 `derive` in measure.derive reads these four and nothing else.
@@ -93,6 +94,7 @@ class Faces:
     votes: npt.NDArray[np.uint8]
     clean: npt.NDArray[np.bool_]
     slices: Mapping[str, tuple[str, ...]]
+    dropped: tuple[str, ...] = ()  # the split's other faces: another label source may keep them (`relabel`)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Answers:
     audit: Audit
     corrupted: Mapping[str, npt.NDArray[np.int16]] = field(default_factory=dict)  # corruption → predicted labels [levels, n]
     corrupted_rows: npt.NDArray[np.int64] | None = None  # which faces those are
+    dropped: tuple[npt.NDArray[np.float32], ...] = ()  # [D, K] per seed: what it says about `Faces.dropped`
 
 
 def read_plan(folder: Path) -> Plan:
@@ -134,7 +137,7 @@ def write_faces(folder: Path, faces: Faces) -> None:
     """Write faces.npz."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "names": np.array(faces.names), "targets": faces.targets, "votes": faces.votes, "clean": faces.clean,
-        "slice_names": np.array(list(faces.slices), np.str_),
+        "slice_names": np.array(list(faces.slices), np.str_), "dropped": np.array(faces.dropped, np.str_),
     }  # fmt: skip
     arrays |= {f"slice_{i}": np.array(members, np.str_) for i, members in enumerate(faces.slices.values())}
     _save(folder / FACES, arrays)
@@ -144,12 +147,14 @@ def read_faces(folder: Path) -> Faces:
     """Read faces.npz."""
     arrays = _load(folder / FACES)
     slices = {str(name): tuple(map(str, arrays[f"slice_{i}"])) for i, name in enumerate(arrays["slice_names"].tolist())}
-    return Faces(tuple(map(str, arrays["names"].tolist())), arrays["targets"], arrays["votes"], arrays["clean"], slices)
+    dropped = tuple(map(str, arrays["dropped"].tolist())) if "dropped" in arrays else ()  # older records have none
+    return Faces(tuple(map(str, arrays["names"].tolist())), arrays["targets"], arrays["votes"], arrays["clean"], slices, dropped)
 
 
 def write_answers(path: Path, answers: Answers) -> None:
     """Write a row's answers; an interrupted write leaves nothing behind."""
     arrays: dict[str, npt.NDArray[Any]] = {f"probs_{i}": probs for i, probs in enumerate(answers.probs)}
+    arrays |= {f"dropped_{i}": probs for i, probs in enumerate(answers.dropped)}
     arrays |= {f"corrupted: {name}": predicted for name, predicted in answers.corrupted.items()}
     if answers.corrupted_rows is not None:
         arrays["corrupted_rows"] = answers.corrupted_rows
@@ -168,6 +173,7 @@ def read_answers(path: Path) -> Answers:
         Audit(**facts["audit"]),
         {name.removeprefix("corrupted: "): value for name, value in arrays.items() if name.startswith("corrupted: ")},
         arrays.get("corrupted_rows"),
+        tuple(arrays[f"dropped_{i}"] for i in range(count) if f"dropped_{i}" in arrays),
     )
 
 
