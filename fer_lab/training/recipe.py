@@ -56,8 +56,8 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(setting: str, device: torch.device) -> torch.dtype | None:
     """Return the autocast type, or None for plain float32: bf16 only where the device computes it natively.
 
-    auto: bf16 on a GPU, float32 on a CPU. With AVX-512 and bf16 but no AMX, V2B0 ran at 0.8 times float32's rate at 64 px
-    and at 1.1 times at 96 px (experiments/results/cpu_step.json, all convolutions in bf16, before `DepthwiseInFloat32`).
+    auto: bf16 on a GPU, float32 on a CPU. With AVX-512 and bf16, V2B0 runs at 1.25 times float32's rate at 64 px and at 1.29
+    times at 96 px (experiments/results/cpu_step.json); whether it learns as well was not compared, so bf16 has to be asked for.
     """
     native = _computes_bf16(device)
     if setting == "bf16" and not native:
