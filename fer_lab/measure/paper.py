@@ -72,7 +72,7 @@ def leaderboard_md(comparison: Comparison) -> str:
         "Verdict",
     ]  # fmt: skip
     right = [name not in ("Model", "Runtime", "Verdict") for name in head]
-    lines = [f"{_md(_setting(comparison))}, latency at batch 1 on {_md(rows[0].host or comparison.host.name)}.", ""]
+    lines = [f"{_md(_setting(comparison))}.", ""]
     lines += [_md_line(head), _md_line(["---:" if number else "---" for number in right])]
     for row in rows:
         said = next(iter(comparison.verdicts_of(row, "accuracy")), None)
@@ -214,14 +214,12 @@ def _seeds(row: Row) -> str:
 
 
 def _setting(c: Comparison) -> str:
-    return f"{c.dataset} ({c.label_source}), protocol {c.protocol}, {c.split} split, n = {c.n}. Wilson 95 % intervals"
+    timed = next((f"; latency at batch {row.batch} on {row.host}" for row in c.rows if row.host), "")
+    return f"{c.dataset} ({c.label_source}), protocol {c.protocol}, {c.split} split, n = {c.n}. Wilson 95 % intervals{timed}"
 
 
 def _caption(c: Comparison) -> str:
-    return (
-        f"{_setting(c)}; latency at batch 1 on {c.rows[0].host or c.host.name}. Bold: the best and those whose accuracy lies "
-        "within its interval."
-    )
+    return f"{_setting(c)}. Bold: the best and those whose accuracy lies within its interval."
 
 
 def calibration_floor(c: Comparison) -> str:
