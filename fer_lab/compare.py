@@ -55,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--runtimes", metavar="R,…", help="e.g. onnx,openvino-int8,openvino:GPU (default: all that each model holds)"
     )
-    parser.add_argument("--dataset", help="a prepared dataset (default: the one the first model was trained on)")
+    parser.add_argument(
+        "--dataset",
+        help="a prepared dataset (default: the one the first model was trained on); with --replay, the label source to derive "
+        "another comparison for, in --out or beside DIR",
+    )
     parser.add_argument("--split", choices=("test", "valid"), default="test")
     parser.add_argument("--out", type=Path, help="folder for the results; with --latency-only, a file")
     parser.add_argument("--threads", default="1", metavar="N,…", help="thread counts for latency (default: 1)")
@@ -155,8 +159,9 @@ def _cold(entrant: Any, threads: int) -> tuple[float, float, float | None]:
 def _replay(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.measure import derive, profiles, record
 
+    extra = [profiles.read(path) for path in args.profiles]
     folder = _relabelled(args) if args.dataset else args.replay
-    comparison = derive.derive(folder, [profiles.read(path) for path in args.profiles])
+    comparison = derive.derive(folder, extra)
     comparison.write(folder)
     pictures = record.read_plan(folder).pictures and not args.no_faces
     return _finish(comparison, folder, _dataset_of(comparison) if pictures else None, store=None)
@@ -170,10 +175,9 @@ def _relabelled(args: argparse.Namespace) -> Path:
 
     measured = faces.resolve(record.read_plan(args.replay).dataset, faces.home())
     other = faces.resolve(args.dataset, faces.home())
-    out: Path = args.out or args.replay.with_name(f"{args.replay.name}-{other.label_source}")
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} holds files; give a new or empty folder with --out")
-    relabel(args.replay, measured, other, out)
+    stored: Path = args.replay.resolve() if args.replay.name in ("", "..") else args.replay
+    out: Path = args.out or stored.with_name(f"{stored.name}-{other.label_source}")
+    relabel(args.replay, measured, other, out, pictures=not args.no_faces)
     return out
 
 

@@ -31,8 +31,10 @@ def _evidence(comparison: Comparison, row: Row, params: EvidenceParams) -> GateV
     faults = []
     if comparison.split != params.split:
         faults.append(f"split {comparison.split}")
-    if row.n < params.min_faces or row.n != comparison.n:
-        faults.append(f"{row.n} of {comparison.n} faces")
+    if row.n != comparison.n:
+        faults.append(f"{row.n} of {comparison.n} faces measured")
+    if row.n < params.min_faces:
+        faults.append(f"only {row.n} faces")
     if params.protocols and comparison.protocol not in params.protocols:
         faults.append(f"protocol {comparison.protocol}")
     if params.label_sources and comparison.label_source not in params.label_sources:

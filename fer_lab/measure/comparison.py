@@ -80,7 +80,7 @@ class Audit:
     batch_faces: int = 0
     batch_flips: int = 0
     batch_max_dp: float = 0.0
-    same_data: bool | None = None  # its run saw the dataset fingerprint it is tested on; None: unknown
+    same_data: bool | None = None  # its run saw the very pictures and splits it is tested on; None: unknown
     test_faces_in_training: int | None = None  # test faces with an exact pixel twin in what it trained on; None: unknown
     note: str = ""
 

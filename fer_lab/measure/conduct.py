@@ -254,7 +254,8 @@ def _ask(
             precision = predictor.precision
             said = evaluate(predictor, dataset, plan.protocol, plan.split, model=member.shown, allow_test=True)
             probs.append(said.probs)
-            unjudged.append(predict_all(predictor, dataset.pixels[dropped], model=member.shown))
+            # Unchecked: a blank picture that counts for nobody must not end a comparison.
+            unjudged.append(predict_all(predictor, dataset.pixels[dropped], model=member.shown, check=False))
             if len(probs) > 1:
                 continue
             audit = audits.batch_invariance(predictor, dataset.pixels[rows])

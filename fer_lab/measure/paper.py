@@ -76,7 +76,7 @@ def leaderboard_md(comparison: Comparison) -> str:
     lines += [_md_line(head), _md_line(["---:" if number else "---" for number in right])]
     for row in rows:
         said = next(iter(comparison.verdicts_of(row, "accuracy")), None)
-        backbone = row.card.get("backbone")
+        backbone = None if row.foreign else row.card.get("backbone")
         cells = [
             _md(short(row.model)) + (f" ({_md(str(backbone))})" if backbone else ""), row.runtime,
             f"{_percent(row.accuracy)}{_seeds(row)} ({row.accuracy_low * 100:.1f}–{row.accuracy_high * 100:.1f})",

@@ -16,7 +16,7 @@ from fer_lab.backends.foreign import card_path
 from fer_lab.backends.session import backends
 from fer_lab.core.labels import EIGHT
 from fer_lab.measure import comparison as comparisons
-from fer_lab.measure import conduct, profiles, record
+from fer_lab.measure import conduct, profiles
 from fer_lab.measure.candidates import Candidate, of_seeds
 from fer_lab.measure.conduct import Request
 from tests import linear_bundle
@@ -77,50 +77,51 @@ def test_two_models_end_in_a_table_a_report_and_a_verdict(lab, capsys):
     assert before == (folder / "comparison.json").read_bytes()
 
 
-def test_one_look_serves_two_label_sources(lab, drawn, capsys):
+def test_one_look_serves_two_label_sources(lab, drawn, capsys, monkeypatch):
     """What a replay says on other votes is what a comparison on them would have said; no model is run, no look is counted."""
+    looks = []
+    monkeypatch.setattr(compare._Registry, "count_look", lambda self, c, d, identity: looks.append(identity) or len(looks))
     votes = drawn.votes[np.random.default_rng(0).permutation(len(drawn))]
-    other = replace(drawn, name="other", label_source="other", votes=votes)
-    other.save(lab / "data" / "other")
+    replace(drawn, name="other", label_source="other", votes=votes).save(lab / "data" / "other")
     _, first, _ = run(capsys, "a", "b", "--out", "first", *QUICK)
-    for path in (lab / "a", lab / "b"):
-        path.rename(path.with_name(f"{path.name}-away"))
-    code, again, _ = run(capsys, "--replay", "first", "--dataset", "other")
-    assert code == 0
-    assert again["folder"] == "first-other"
-    for path in (lab / "a", lab / "b"):
-        path.with_name(f"{path.name}-away").rename(path)
     _, direct, _ = run(capsys, "a", "b", "--dataset", "other", "--out", "direct", *QUICK)
+    for name in ("a", "b"):
+        shutil.rmtree(lab / name)
+    code, again, _ = run(capsys, "--replay", "first", "--dataset", "other", "--no-faces")
+    assert code == 0
+    assert looks == [first["id"], direct["id"]]
+    assert (again["folder"], again["label_source"], again["looks"]) == ("first-other", "other", 1)
     assert again["n"] == direct["n"] != first["n"]
-    assert again["label_source"] == direct["label_source"] == "other"
-    assert again["looks"] == first["looks"]
-    derived, measured = comparisons.read(lab / "first-other"), comparisons.read(lab / "direct")
+    before, derived, measured = (comparisons.read(lab / folder) for folder in ("first", "first-other", "direct"))
     for row in measured.rows:
         twin = derived.row(row.model, row.runtime)
         assert (twin.confusion, twin.slices, twin.clean_accuracy) == (row.confusion, row.slices, row.clean_accuracy)
         assert twin.kl_to_votes == pytest.approx(row.kl_to_votes, abs=1e-6)
-        assert (
-            twin.audit.test_faces_in_training
-            == comparisons.read(lab / "first").row(row.model, row.runtime).audit.test_faces_in_training
-        )
-    code, back, _ = run(capsys, "--replay", "first-other", "--dataset", "synthetic", "--out", "back")
-    assert (code, [row["accuracy"] for row in back["rows"]]) == (0, [row["accuracy"] for row in first["rows"]])
+        assert twin.audit.test_faces_in_training == before.row(row.model, row.runtime).audit.test_faces_in_training is not None
+    code, _, _ = run(capsys, "--replay", "first-other")
+    assert (code, "data:image" in (lab / "first-other" / "report.html").read_text(encoding="utf-8")) == (0, False)
+    code, _, _ = run(capsys, "--replay", "first-other", "--dataset", "synthetic", "--out", "back")
+    assert code == 0
+    for row in comparisons.read(lab / "back").rows:
+        origin = before.row(row.model, row.runtime)
+        assert (row.accuracy, row.audit.same_data, row.audit.test_faces_in_training) == (
+            origin.accuracy, origin.audit.same_data, origin.audit.test_faces_in_training,
+        )  # fmt: skip
 
 
 def test_other_pictures_share_no_look(lab, drawn, capsys):
-    """Names are not enough; an occupied folder and a comparison that stored too little are refused, and nothing is written."""
+    """Names are not enough, the same votes too few, an occupied folder is kept; nothing is written. Each says what to do."""
     pixels = drawn.pixels.copy()
     pixels[drawn.indices("test")] ^= 1
     replace(drawn, name="strange", label_source="strange", pixels=pixels).save(lab / "data" / "strange")
     run(capsys, "a", "--out", "first", *QUICK)
-    code, _, err = run(capsys, "--replay", "first", "--dataset", "strange")
-    assert (code, "other pictures" in err, (lab / "first-strange").exists()) == (2, True, False)
-    code, _, err = run(capsys, "--replay", "first", "--dataset", "strange", "--out", "a")
-    assert (code, "new or empty folder" in err) == (2, True)
-    row = record.row_path(lab / "first", 0)
-    record.write_answers(row, replace(record.read_answers(row), dropped=()))
-    code, _, err = run(capsys, "--replay", "first", "--dataset", "strange")
-    assert (code, "Compare again" in err) == (2, True)
+    for words, said in (
+        (["--dataset", "strange"], "other pictures"),
+        (["--dataset", "synthetic"], "leave --dataset out"),
+        (["--dataset", "strange", "--out", "a"], "new or empty folder"),
+    ):
+        code, _, err = run(capsys, "--replay", "first", *words)
+        assert (code, said in err, (lab / "first-strange").exists()) == (2, True, False)
 
 
 def test_without_faces_there_is_no_picture_and_no_pixel(lab, capsys):
