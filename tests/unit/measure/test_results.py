@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,26 @@ def test_a_committed_comparison_is_derived_again_from_its_answers(folder: Path, 
             assert getattr(now, name) == (pytest.approx(expected, rel=1e-9) if isinstance(expected, float) else expected), name
     said = [(v.model, v.runtime, v.aspect, v.verdict) for v in published.verdicts]
     assert said == [(v.model, v.runtime, v.aspect, v.verdict) for v in derived.verdicts]
+
+
+def test_readme_shows_the_records() -> None:
+    """Each row of its tables that links a record has that row's figures: accuracy, clean, recall, ECE, latency, size."""
+    readme = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"^\|(.*)\| \[(\d+) · ([\w-]+)\]\(experiments/results/(\w+)/report\.html\) \|$", readme, re.MULTILINE)
+    assert len(linked) >= 4
+    for cells, version, runtime, folder in linked:
+        record = comparison.read(RESULTS / folder)
+        (row,) = [r for r in record.rows if (r.version, r.runtime) == (int(version), runtime)]
+        said = [cell.strip() for cell in cells.split("|")]
+        for expected in (
+            f"{row.accuracy:.2%} ({row.accuracy_low:.1%}–{row.accuracy_high:.1%})".replace("%", ""),
+            f"{row.clean_accuracy:.2%}".replace("%", ""),
+            f"{row.macro_recall:.1%} ({row.macro_recall_low:.1%}–{row.macro_recall_high:.1%})".replace("%", ""),
+            f"{row.ece:.3f}",
+            f"{row.p50_ms:.1f} / {row.p95_ms:.1f}",
+            f"{row.size_mb:.1f}",
+        ):
+            assert expected in said, (folder, version, runtime, expected)
 
 
 @pytest.mark.parametrize("folder", COMPARISONS, ids=lambda path: path.name)
