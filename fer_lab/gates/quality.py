@@ -39,8 +39,8 @@ def _evidence(comparison: Comparison, row: Row, params: EvidenceParams) -> GateV
         faults.append(f"protocol {comparison.protocol}")
     if params.label_sources and comparison.label_source not in params.label_sources:
         faults.append(f"labels {comparison.label_source}")
-    seen = f"{row.n} {comparison.split} faces of {comparison.dataset}, protocol {comparison.protocol}, "
-    seen += f"labels {comparison.label_source}"
+    measured = f"{row.n} {comparison.split} faces of {comparison.dataset}"
+    seen = f"{measured}, protocol {comparison.protocol}, labels {comparison.label_source}"
     wanted = f"at least {params.min_faces} faces of the {params.split} split, all of them measured"
     if params.protocols:
         wanted += f", protocol {' or '.join(params.protocols)}"

@@ -71,18 +71,18 @@ def leaderboard_md(comparison: Comparison) -> str:
         "Macro F1 %", "ECE", "KL to votes", *(f"{_md(name)} %, n {n}" for name, n in slices.items()), "p50 / p95 ms", "MB",
         "Verdict",
     ]  # fmt: skip
-    right = [name not in ("Model", "Runtime", "Verdict") for name in head]
-    lines = [f"{_md(_setting(comparison))}.", ""]
-    lines += [_md_line(head), _md_line(["---:" if number else "---" for number in right])]
+    rule = ["---" if name in ("Model", "Runtime", "Verdict") else "---:" for name in head]
+    lines = [f"{_md(_setting(comparison))}.", "", _md_line(head), _md_line(rule)]
     for row in rows:
         said = next(iter(comparison.verdicts_of(row, "accuracy")), None)
         backbone = None if row.foreign else row.card.get("backbone")
         cells = [
             _md(short(row.model)) + (f" ({_md(str(backbone))})" if backbone else ""), row.runtime,
-            f"{_percent(row.accuracy)}{_seeds(row)} ({row.accuracy_low * 100:.1f}–{row.accuracy_high * 100:.1f})",
-            _percent(row.clean_accuracy), f"{_percent(row.macro_recall)}{_interval(row, '–')}", _percent(row.macro_f1),
+            f"{percent(row.accuracy)}{_seeds(row)}{_interval(row.accuracy_low, row.accuracy_high, '–')}",
+            percent(row.clean_accuracy),
+            f"{percent(row.macro_recall)}{_interval(row.macro_recall_low, row.macro_recall_high, '–')}", percent(row.macro_f1),
             f"{row.ece:.3f}", f"{row.kl_to_votes:.3f}",
-            *(_percent(row.slices[name].accuracy if name in row.slices else None) for name in slices),
+            *(percent(row.slices[name].accuracy if name in row.slices else None) for name in slices),
             "–" if row.p50_ms is None or row.p95_ms is None else f"{row.p50_ms:.2f} / {row.p95_ms:.2f}",
             f"{row.size_mb:.1f}", said.verdict if said else "reference",
         ]  # fmt: skip
@@ -104,13 +104,14 @@ def leaderboard_tex(comparison: Comparison) -> str:
         "\\midrule",
     ]
     for row in rows:
-        accuracy = f"{row.accuracy * 100:.2f}"
+        accuracy = percent(row.accuracy)
         shown = f"\\textbf{{{accuracy}}}" if row.accuracy_high >= floor and row.accuracy >= floor else accuracy
         spread = _seeds(row).replace("±", "$\\pm$")
         cells = [
             _tex(short(row.model)), _tex(row.runtime),
-            f"{shown}{spread} ({row.accuracy_low * 100:.1f}--{row.accuracy_high * 100:.1f})",
-            f"{row.macro_recall * 100:.2f}{_interval(row, '--')}", f"{row.macro_f1 * 100:.2f}", f"{row.ece:.3f}",
+            f"{shown}{spread}{_interval(row.accuracy_low, row.accuracy_high, '--')}",
+            f"{percent(row.macro_recall)}{_interval(row.macro_recall_low, row.macro_recall_high, '--')}", percent(row.macro_f1),
+            f"{row.ece:.3f}",
             "--" if row.p50_ms is None else f"{row.p50_ms:.2f}", "--" if row.p95_ms is None else f"{row.p95_ms:.2f}",
             f"{row.size_mb:.1f}",
         ]  # fmt: skip
@@ -199,14 +200,13 @@ def short(model: str) -> str:
     return Path(model).name or model
 
 
-def _interval(row: Row, dash: str) -> str:
-    if row.macro_recall_low is None or row.macro_recall_high is None:
-        return ""
-    return f" ({row.macro_recall_low * 100:.1f}{dash}{row.macro_recall_high * 100:.1f})"
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share in percent without its sign, for a cell of a table: 0.8432 → `84.32`, and a dash for None."""
+    return "–" if share is None else f"{share * 100:.{digits}f}"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share * 100:.2f}"
+def _interval(low: float | None, high: float | None, dash: str) -> str:
+    return "" if low is None or high is None else f" ({percent(low, 1)}{dash}{percent(high, 1)})"
 
 
 def _seeds(row: Row) -> str:

@@ -42,7 +42,7 @@ def write(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> 
     except ImportError:
         raise MissingPart("jinja2", "lab", "the report") from None
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points, "ms": _ms, "short": paper.short}
+    environment.filters |= {"percent": paper.percent, "points": _points, "ms": _ms, "short": paper.short}
     source = resources.files("fer_lab.measure").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(_context(comparison, folder, dataset))
     return write_atomically(folder / FILE, page)
@@ -326,10 +326,6 @@ def _png(face: npt.NDArray[np.uint8]) -> str:
 def _aspect(name: str) -> str:
     kind, _, what = name.partition(":")
     return f"{kind} {what}" if what else {"brier": "calibration (Brier)"}.get(kind, kind)
-
-
-def _percent(share: float | None, digits: int = 2) -> str:
-    return "–" if share is None else f"{share * 100:.{digits}f}"
 
 
 def _points(share: float | None) -> str:
