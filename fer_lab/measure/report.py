@@ -53,8 +53,9 @@ def recommend(comparison: Comparison) -> Advice:
 
     Out: rows that are worse, and rows that failed the batch audit. If some are better than the reference, they are the
     pool, else the reference and what is non-inferior to it. Within the pool a difference in accuracy that is not beyond
-    the interval is a tie, and a tie goes to the quicker one (where latency could be measured), else the more accurate, and
-    among equally accurate ones to the one that looked quicker.
+    the interval is a tie. A tie goes to the quicker one (where latency could be measured), else to the one with the higher
+    accuracy on the validation split, for the faces that measure must not choose; where a row of the tie has none, to the
+    more accurate. Among equals to the one that looked quicker.
     """
     c = comparison
     accuracy = {id(row): next(iter(c.verdicts_of(row, "accuracy")), None) for row in c.rows}
@@ -62,11 +63,15 @@ def recommend(comparison: Comparison) -> Advice:
     better = [row for row in sound if (v := accuracy[id(row)]) is not None and v.verdict == "better"]
     level = [row for row in sound if (v := accuracy[id(row)]) is None or v.verdict == "non-inferior"]
     pool = better or level or sound
-    best = max(pool, key=lambda row: (row.accuracy, -row.p50_ms if row.p50_ms is not None else -math.inf))
+    best = max(pool, key=lambda row: row.accuracy)
     tied = [row for row in pool if row.accuracy >= best.accuracy_low]
     quiet = c.noise_floor is not None and c.noise_floor <= verdicts.NOISY
     timed = [row for row in tied if row.p50_ms is not None]
-    chosen = min(timed, key=lambda row: row.p50_ms or 0.0) if quiet and timed else best
+    if quiet and timed:
+        chosen = min(timed, key=lambda row: row.p50_ms or 0.0)
+    else:
+        figure = _validated if _all_validated(tied) else lambda row: row.accuracy
+        chosen = max(tied, key=lambda row: (figure(row), -row.p50_ms if row.p50_ms is not None else -math.inf))
     said = accuracy[id(chosen)]
     box = chosen.host or c.host.name
     speed = f", {_ms(chosen.p50_ms)} ms per face (median) on {box}" if chosen.p50_ms is not None else ""
@@ -75,6 +80,19 @@ def recommend(comparison: Comparison) -> Advice:
         f"({chosen.accuracy_low:.1%}–{chosen.accuracy_high:.1%}) of {chosen.n} faces{speed}"
     )
     return Advice(chosen, headline, tuple(_reasons(c, chosen, said, tied, quiet)), tuple(_undecided(c, quiet)))
+
+
+def _validated(row: Row) -> float:
+    """Accuracy on the validation split: of this runtime, where `export` verified it, else of the checkpoint. NaN: unknown."""
+    for figures in (row.parity or {}, row.card.get("validation") or {}):
+        if "accuracy" in figures:
+            return float(figures["accuracy"])
+    return math.nan
+
+
+def _all_validated(rows: Sequence[Row]) -> bool:
+    """Has every row an accuracy on the validation faces of one and the same dataset?"""
+    return not any(math.isnan(_validated(row)) for row in rows) and len({row.card.get("fingerprint") for row in rows}) == 1
 
 
 def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: Sequence[Row], quiet: bool) -> list[str]:
@@ -88,7 +106,12 @@ def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: Sequence[Row],
     else:
         reasons.append(f"Accuracy is {said.verdict} against {reference}: {said.reason}.")
     if len(tied) > 1:
-        how = "the quickest of them is taken" if quiet else "latency could not decide, so the most accurate is taken"
+        if quiet:
+            how = "the quickest of them is taken"
+        elif _all_validated(tied):
+            how = f"latency could not decide, so the highest accuracy on validation is taken ({paper.percent(_validated(row))} %)"
+        else:
+            how = "latency could not decide, so the most accurate is taken"
         reasons.append(f"{len(tied)} rows are level with the best within its interval; {how}.")
     speed = next(iter(c.verdicts_of(row, "latency")), None)
     if speed is not None:

@@ -106,6 +106,31 @@ def test_a_noisy_measurement_decides_no_tie():
     assert any("20.0%" in text for text in advice.undecided)
 
 
+@pytest.mark.parametrize("where", ["parity", "card"])
+def test_validation_chooses_among_equals_and_the_test_faces_do_not(where):
+    """The row with the lower figure here and the higher one there is taken, and the reason says so; unknown: the more accurate."""
+    card = {"fingerprint": "f" * 64}
+
+    def validated(row, accuracy, fingerprint="f" * 64):
+        if where == "parity":
+            return replace(row, parity={"accuracy": accuracy}, card={"fingerprint": fingerprint, "validation": {"accuracy": 0.1}})
+        return replace(row, parity=None, card={"fingerprint": fingerprint, "validation": {"accuracy": accuracy}})
+
+    comparison = good_comparison(good_row(accuracy=0.855), verdicts=said("non-inferior"), noise_floor=0.2)
+    reference, challenger = comparison.rows
+    assert reference.accuracy > challenger.accuracy
+    for better, other, expected in (
+        (validated(challenger, 0.88), validated(reference, 0.87), 2),
+        (validated(challenger, 0.86), validated(reference, 0.87), 1),
+        (validated(challenger, 0.88), replace(reference, parity=None, card=card), 1),  # one has none
+        (validated(challenger, 0.88), validated(reference, 0.87, "e" * 64), 1),  # other validation faces
+    ):
+        advice = report.recommend(replace(comparison, rows=(other, better)))
+        assert advice.row.version == expected
+    advice = report.recommend(replace(comparison, rows=(validated(reference, 0.87), validated(challenger, 0.88))))
+    assert any("highest accuracy on validation is taken (88.00 %)" in reason for reason in advice.reasons)
+
+
 def test_noise_or_not_the_same_accuracy_is_taken_in_what_looked_quicker():
     """One network in two runtimes: torch at four times the time is not recommended because of a noisy clock."""
     slow, quick = good_row(p50_ms=19.5), good_row(p50_ms=4.7, runtime="onnx")
