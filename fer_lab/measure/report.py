@@ -66,12 +66,7 @@ def recommend(comparison: Comparison) -> Advice:
     best = max(pool, key=lambda row: row.accuracy)
     tied = [row for row in pool if row.accuracy >= best.accuracy_low]
     quiet = c.noise_floor is not None and c.noise_floor <= verdicts.NOISY
-    timed = [row for row in tied if row.p50_ms is not None]
-    if quiet and timed:
-        chosen = min(timed, key=lambda row: row.p50_ms or 0.0)
-    else:
-        figure = _validated if _all_validated(tied) else lambda row: row.accuracy
-        chosen = max(tied, key=lambda row: (figure(row), -row.p50_ms if row.p50_ms is not None else -math.inf))
+    chosen, rule = _break_tie(tied, quiet)
     said = accuracy[id(chosen)]
     box = chosen.host or c.host.name
     speed = f", {_ms(chosen.p50_ms)} ms per face (median) on {box}" if chosen.p50_ms is not None else ""
@@ -79,23 +74,31 @@ def recommend(comparison: Comparison) -> Advice:
         f"Recommended: {paper.short(chosen.model)} in {chosen.runtime}: {chosen.accuracy:.2%} "
         f"({chosen.accuracy_low:.1%}–{chosen.accuracy_high:.1%}) of {chosen.n} faces{speed}"
     )
-    return Advice(chosen, headline, tuple(_reasons(c, chosen, said, tied, quiet)), tuple(_undecided(c, quiet)))
+    return Advice(chosen, headline, tuple(_reasons(c, chosen, said, len(tied), rule)), tuple(_undecided(c, quiet)))
 
 
-def _validated(row: Row) -> float:
-    """Accuracy on the validation split: of this runtime, where `export` verified it, else of the checkpoint. NaN: unknown."""
-    for figures in (row.parity or {}, row.card.get("validation") or {}):
-        if "accuracy" in figures:
-            return float(figures["accuracy"])
-    return math.nan
+def _break_tie(tied: Sequence[Row], quiet: bool) -> tuple[Row, str]:
+    """Return the row to take of those that do not differ, and the rule that took it, in words."""
+    timed = [row for row in tied if row.p50_ms is not None]
+    if quiet and timed:
+        return min(timed, key=lambda row: row.p50_ms or 0.0), "the quickest of them is taken"
+    known = {id(row): share for row in tied if (share := _validated(row)) is not None}
+    if len(known) < len(tied) or len({row.card.get("fingerprint") for row in tied}) > 1:  # other faces are another figure
+        known = {}
+    chosen = max(tied, key=lambda row: (known.get(id(row), row.accuracy), -math.inf if row.p50_ms is None else -row.p50_ms))
+    if not known:
+        return chosen, "latency could not decide, so the most accurate is taken"
+    validated = paper.percent(known[id(chosen)])
+    return chosen, f"latency could not decide, so the highest accuracy on validation is taken ({validated} %)"
 
 
-def _all_validated(rows: Sequence[Row]) -> bool:
-    """Has every row an accuracy on the validation faces of one and the same dataset?"""
-    return not any(math.isnan(_validated(row)) for row in rows) and len({row.card.get("fingerprint") for row in rows}) == 1
+def _validated(row: Row) -> float | None:
+    """Accuracy on the validation split: of this runtime, where `export` verified it, else of the checkpoint. None: unknown."""
+    figures = {**(row.card.get("validation") or {}), **(row.parity or {})}
+    return figures.get("accuracy")
 
 
-def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: Sequence[Row], quiet: bool) -> list[str]:
+def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: int, rule: str) -> list[str]:
     reasons = []
     reference = f"{paper.short(c.reference_model)} · {c.reference_runtime}"
     if said is None:
@@ -105,14 +108,8 @@ def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: Sequence[Row],
         )
     else:
         reasons.append(f"Accuracy is {said.verdict} against {reference}: {said.reason}.")
-    if len(tied) > 1:
-        if quiet:
-            how = "the quickest of them is taken"
-        elif _all_validated(tied):
-            how = f"latency could not decide, so the highest accuracy on validation is taken ({paper.percent(_validated(row))} %)"
-        else:
-            how = "latency could not decide, so the most accurate is taken"
-        reasons.append(f"{len(tied)} rows are level with the best within its interval; {how}.")
+    if tied > 1:
+        reasons.append(f"{tied} rows are level with the best within its interval; {rule}.")
     speed = next(iter(c.verdicts_of(row, "latency")), None)
     if speed is not None:
         reasons.append(f"Latency against the reference: {speed.reason}.")
