@@ -4,7 +4,8 @@
     python -m fer_lab.demo --source sample --view none       # drawn faces, no camera, no screen: a check in seconds
     python -m fer_lab.demo models:/fer-ferplus-8@challenger --source film.mp4 --record out.mp4 --json out.jsonl
     python -m fer_lab.demo path/to/bundle --detector yunet=face_detection_yunet.onnx --shadow runs:/RUN_ID
-    python -m fer_lab.demo --view web --host 0.0.0.0 --token SECRET     # for another machine's browser (put TLS before it)
+    python -m fer_lab.demo --view web --host 0.0.0.0 --token SECRET     # for another machine's browser (put TLS before it,
+                                                                        # --allow-host NAME for the name it answers to there)
 
 Without MODEL: FER_LAB_MODEL, else the champion of fer-ferplus-8, else of fer-ferplus-5, else the bundle shipped with the
 repository. A model trained on drawings runs only when it is named, and then wears a banner. While the demo runs it
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add("--host", help="address of the web page (default 127.0.0.1); others need --token")
     add("--port", type=int, default=8765, help="port of the web page, 0 for any free one (default 8765)")
     add("--token", help="the page then asks for it; or FER_LAB_TOKEN")
+    add("--allow-host", action="append", default=[], metavar="NAME", help="a name that the page answers to, as behind a TLS proxy")
     add("--no-browser", action="store_true", help="do not open the page in the browser")
     return text
 
@@ -101,6 +103,7 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
     if reason:
         console.note(f"view: the page, because {reason}")
     source_text = args.source if args.source is not None else (None if view == "web" else "0")
+    _check_outputs(args, source_text)
     settings = Settings(
         align=args.align, margin=args.margin, pace=view != "none", steady=Steadiness(uncertain_below=args.uncertain_below),
         known_boxes=source_text == "sample" and not args.detector,
@@ -153,8 +156,22 @@ def _check(args: argparse.Namespace) -> None:
     if not args.snapshots.is_dir():
         raise InputError(f"--snapshots {args.snapshots} is not a folder")
     args.token = args.token or os.environ.get("FER_LAB_TOKEN")
-    if args.host not in (None, "127.0.0.1", "localhost", "::1") and not args.token:
-        raise InputError(f"--host {args.host} opens the page to others; give --token SECRET (or FER_LAB_TOKEN) with it")
+    if (args.host not in (None, "127.0.0.1", "localhost", "::1") or args.allow_host) and not args.token:
+        opens = f"--host {args.host}" if not args.allow_host else f"--allow-host {args.allow_host[0]}"
+        raise InputError(f"{opens} opens the page to others; give --token SECRET (or FER_LAB_TOKEN) with it")
+
+
+def _check_outputs(args: argparse.Namespace, source: str | None) -> None:
+    """Files out need a source of ours, and must not be the one that is read."""
+    for name, path in (("record", args.record), ("json", args.json)):
+        if path is None:
+            continue
+        if source is None:
+            raise InputError(
+                f"--{name} writes what a source of the server shows; the page itself records its camera. Add --source 0"
+            )
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise InputError(f"--{name} {path} is the source itself and would be overwritten; give another name")
 
 
 def _cameras() -> Mapping[str, Any]:
@@ -215,28 +232,45 @@ class _Registry:
 
 
 def _headless(pipeline: Pipeline, outputs: Outputs, seconds: float | None) -> None:
+    done = threading.Event()
+    teller = threading.Thread(target=_tell, args=(pipeline, outputs, seconds, done), name="teller", daemon=True)
+    teller.start()
+    try:
+        for result in pipeline.results():
+            outputs.take(result)
+    finally:
+        done.set()
+        teller.join()
+
+
+def _tell(pipeline: Pipeline, outputs: Outputs, seconds: float | None, done: threading.Event) -> None:
+    """Say how it goes and end it in time, whether frames come or not."""
     until_s = time.perf_counter() + seconds if seconds is not None else None
     said_s = time.perf_counter()
     status = ""
-    for result in pipeline.results():
-        outputs.take(result)
+    while not done.wait(0.1):
         now_s = time.perf_counter()
         if pipeline.source.status != status:
             status = pipeline.source.status
             console.note(status or "signal is back")
-        if now_s - said_s > 5:
+        if now_s - said_s > 5 and not status:
             said_s = now_s
-            console.note(f"{outputs.summary.frames} frames · {outputs.summary.recent_fps:.1f} frames/s · {len(result.faces)} faces")
+            console.note(f"{outputs.summary.frames} frames · {outputs.summary.recent_fps:.1f} frames/s")
         if until_s is not None and now_s > until_s:
-            break
+            pipeline.stop()
+            return
 
 
 def _serve(args: argparse.Namespace, models: Any, finders: Any, settings: Any, pipeline: Any, outputs: Any) -> Mapping[str, Any]:
     from fer_lab.live.web.server import Page, serve
 
-    page = Page(models, finders, settings, token=args.token, pipeline=pipeline, outputs=outputs)
+    page = Page(
+        models, finders, settings, token=args.token, pipeline=pipeline, outputs=outputs, show_input=args.show_input
+    )  # fmt: skip
     with _Signals(page.stop) as signals:
-        serve(page, args.host or "127.0.0.1", args.port, open_browser=not args.no_browser, seconds=args.seconds)
+        serve(
+            page, args.host or "127.0.0.1", args.port, names=args.allow_host, open_browser=not args.no_browser, seconds=args.seconds
+        )
     if page.error:
         raise FerLabError(page.error)
     return _summary(outputs if outputs is not None else page, signals)

@@ -140,6 +140,7 @@ class Watcher:
     ) -> None:
         self._models, self._identity, self._load = models, identity, load
         self._known = first
+        self._not_taken = ""
         self._every_s = every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="alias-watcher", daemon=True)
@@ -156,18 +157,19 @@ class Watcher:
         except Exception as error:  # an outage of the registry must not end the demo
             self._models.trouble = f"the registry does not answer: {_one_line(error)}"
             return
+        self._models.trouble = self._not_taken
         if now == self._known:
             return
         try:
             fresh = self._load()
             self._models.swap(fresh)
         except Exception as error:  # whatever the new model is broken by, the old one stays
-            self._models.trouble = f"the new champion was not taken: {_one_line(error)}"
+            self._models.trouble = self._not_taken = f"the new champion was not taken: {_one_line(error)}"
             note(f"warning: {self._models.trouble}; {self._models.champion.shown} keeps running")
             if isinstance(error, FerLabError):
                 self._known = now  # a broken model stays broken; do not load it every few seconds
             return
-        self._known = now
+        self._known, self._not_taken = now, ""
         note(f"switched to {fresh.shown} ({fresh.predictor.runtime})")
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fer_lab.core.errors import FerLabError
 from fer_lab.live.draw import annotated
 from fer_lab.live.frames import Image, Result
 from fer_lab.live.models import Models
@@ -35,6 +36,7 @@ class Outputs:
         self._video = VideoFile(video_path, pipeline.source.fps) if video_path is not None else None
         self._files: list[str] = []
         self._lock = threading.Lock()
+        self._latest: Result | None = None
         self._begun_s = begun_s if begun_s is not None else time.perf_counter()
         self.first_result_s: float | None = None
 
@@ -46,23 +48,27 @@ class Outputs:
         self._compare(result)
         if self._json is not None:
             self._json.write(result)
+        self._latest = result
         with self._lock:
             if self.recording and self._video is not None:
-                self._video.write(self.picture(result))
+                self._video.write(self.picture(result), result.frame.time_s)
 
     def picture(self, result: Result) -> Image:
         """The annotated frame."""
         return annotated(result, show_input=self.show_input, banner=self.banner)
 
     def toggle_recording(self) -> str:
-        """Start or stop recording; returns what happened, for the screen."""
+        """Start or stop recording; returns what happened, for the screen. Raises InputError when no film can be written."""
         with self._lock:
             if self.recording:
                 self.recording = False
                 return f"recording paused: {self._video.path}" if self._video is not None else "recording off"
             if self._video is None:
                 path = self._video_path or self._folder / time.strftime("fer-%Y%m%d-%H%M%S.mp4")
-                self._video = VideoFile(path, self.pipeline.source.fps or max(5.0, round(self.summary.recent_fps) or 25.0))
+                video = VideoFile(path, self.pipeline.source.fps)
+                if self._latest is not None:
+                    video.begin(self.picture(self._latest))
+                self._video = video
             self.recording = True
             return f"recording to {self._video.path}"
 
@@ -73,13 +79,17 @@ class Outputs:
         return path
 
     def close(self) -> None:
-        """Finish all files."""
-        with self._lock:
-            self.recording = False
-            if self._video is not None:
-                self._video.close()
+        """Finish all files. Raises FerLabError when the film is not whole."""
         if self._json is not None:
             self._json.close()
+        with self._lock:
+            self.recording = False
+            try:
+                if self._video is not None:
+                    self._video.close()
+            except FerLabError as error:
+                error.result = self.result()
+                raise
 
     def result(self) -> Mapping[str, Any]:
         """The last JSON line."""

@@ -91,6 +91,7 @@ class Pipeline:
         self.models = models
         self.settings = settings or Settings()
         self.tracker = Tracker(models.front.predictor.labels, self.settings.steady)
+        self.told_to_stop = False  # by `stop`, not by the source's end
         self._which = 0
         self._paused = threading.Event()
         self._stop = threading.Event()
@@ -119,6 +120,7 @@ class Pipeline:
 
     def stop(self) -> None:
         """End soon; `results` then ends too."""
+        self.told_to_stop = True
         self._stop.set()
 
     def results(self) -> Iterator[Result]:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fer_lab.core.errors import InputError
+from fer_lab.core.errors import FerLabError, InputError
 from fer_lab.live.frames import Image, Result
 
 
@@ -53,8 +53,15 @@ def line(result: Result, i: int) -> dict[str, Any]:
     return record
 
 
+LONGEST_HOLD_S = 2.0
+
+
 class VideoFile:
-    """An annotated video; frames of another size are fitted into the first one's."""
+    """An annotated video that plays as fast as things happened.
+
+    Each frame stands at its time: where frames came too slowly for the film the last one is held, where too quickly some
+    are left out; a longer gap (an outage, a pause) is cut to one step. Frames of another size are fitted into the first one's.
+    """
 
     def __init__(self, path: Path, fps: float | None) -> None:
         if not path.parent.is_dir():
@@ -66,30 +73,59 @@ class VideoFile:
         self._fps = fps or 25.0
         self._writer: Any = None
         self._size = (0, 0)
+        self._start_s = 0.0  # time of the source at which the film begins
+        self._last: Image | None = None
 
-    def write(self, image: Image) -> None:
-        """Append a frame, BGR uint8 [H, W, 3]."""
+    def begin(self, image: Image) -> None:
+        """Open the file for pictures of this one's size. Raises InputError when it cannot be written."""
         import cv2
 
+        height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # codecs want even sides
+        code = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"))
+        self._size = (width, height)
+        self._writer = cv2.VideoWriter(str(self.path), code, self._fps, self._size)
+        if not self._writer.isOpened():
+            raise InputError(f"{self.path} cannot be written: disk full, not permitted, or no codec for {width}×{height}")
+
+    def write(self, image: Image, time_s: float) -> None:
+        """Append a frame, BGR uint8 [H, W, 3], seen at this time of its source."""
         if self._writer is None:
-            height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # codecs want even sides
-            code = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"))
-            self._size = (width, height)
-            self._writer = cv2.VideoWriter(str(self.path), code, self._fps, self._size)
-            if not self._writer.isOpened():
-                raise InputError(
-                    f"--record {self.path} cannot be written: disk full, not permitted, or no codec for {width}×{height}"
-                )
+            self.begin(image)
         if image.shape[1::-1] != self._size:
             image = _fitted(image, self._size)
+        late = round((time_s - self._start_s) * self._fps) - self.frames  # of the place where the next frame would stand
+        if self._last is None or not -2 <= late <= LONGEST_HOLD_S * self._fps:
+            self._start_s, late = time_s - self.frames / self._fps, 0
+        for held in [self._last] * late:
+            self._append(held)
+        if late >= 0:
+            self._append(image)
+        self._last = image
+
+    def _append(self, image: Image | None) -> None:
         self._writer.write(image)
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        """Finish the file. Raises FerLabError when it does not hold what was written: OpenCV itself reports no full disk."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = self._last = None
+        there = frames_in(self.path)
+        if there < self.frames:
+            raise FerLabError(f"{self.path} holds {there} of {self.frames} frames. Is the disk full?")
+
+
+def frames_in(path: Path) -> int:
+    """The number of frames that a film's header tells, 0 for what is none."""
+    import cv2
+
+    film = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        return int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
+    finally:
+        film.release()
 
 
 def _fitted(image: Image, size: tuple[int, int]) -> Image:

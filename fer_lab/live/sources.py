@@ -25,6 +25,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 URL = re.compile(r"^(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
 LARGEST_VIDEO_SIDE = 8192
+LONGEST_STEP_S = 60.0  # between two frames of a file; beyond, its clock is not believed
 SILENT_AFTER_S = 2.0  # without a frame for this long, a camera counts as lost
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 5.0)
 
@@ -111,10 +112,12 @@ class VideoSource:
         self._loop = loop
         self._capture = self._open()
         self.fps: float | None = float(self._capture.get(cv2.CAP_PROP_FPS))
-        if not 0.5 <= self.fps <= 1000:  # 0, NaN and 90000 stand in broken headers
+        if not 0.5 <= self.fps <= 240:  # 0, NaN and 90000 stand in broken headers, 1000 in those that name no rate
             self.fps = 25.0
         self._count = int(max(0, self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self._index = 0
+        self._time_s = 0.0
+        self._position_s: float | None = None  # of the frame before, by the file's own clock
         self._in_pass = 0
         self._good_in_pass = 0
         self._first = self.read()
@@ -147,7 +150,7 @@ class VideoSource:
                 self._in_pass += 1
                 if usable(image):
                     self._good_in_pass += 1
-                    frame = Frame(self._index, self._index / (self.fps or 25.0), image, born_s)
+                    frame = Frame(self._index, self._clock(), image, born_s)
                     self._index += 1
                     return frame
                 self.bad_frames += 1
@@ -160,9 +163,22 @@ class VideoSource:
                 self._capture.release()
                 self._capture = self._open()
                 self._in_pass = self._good_in_pass = misses = 0
+                self._position_s = None
                 continue
             self.ended = True
         return None
+
+    def _clock(self) -> float:
+        """Seconds since the first frame, for the frame just read. Browsers and phones write films without a steady rate."""
+        import cv2
+
+        before, self._position_s = self._position_s, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        step_s = self._position_s - before if before is not None else 0.0
+        if not 0 < step_s <= LONGEST_STEP_S:  # a file without a clock, a new pass, a torn frame
+            step_s = 1 / (self.fps or 25.0)
+        if self._index:
+            self._time_s += step_s
+        return self._time_s
 
     def close(self) -> None:
         """Close the file."""
@@ -199,7 +215,7 @@ class FolderSource:
             born_s = time.perf_counter()
             try:
                 image = read_image(file)
-            except InputError as error:
+            except (InputError, OSError) as error:  # a broken link, a folder named like a picture
                 if self._alone:
                     raise
                 self.bad_frames += 1

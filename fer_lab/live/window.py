@@ -176,7 +176,7 @@ class Window:
         now_s = time.perf_counter()
         stills = self.pipeline.source.stills
         ended = self._finished and (self.error is not None or not stills)  # a picture stays until it is closed
-        if ended or (self._until_s is not None and now_s > self._until_s):
+        if ended or self.pipeline.told_to_stop or (self._until_s is not None and now_s > self._until_s):
             self.close()
             return
         if self.said and now_s > self._said_until_s:
@@ -195,18 +195,19 @@ class Window:
             self.banner.pack(side="top", fill="x", before=self.hud)
         else:
             self.banner.pack_forget()
-        if self._shown is not None:
+        if self._shown is not None and not status:
             self._paint_picture(self._shown)
             self._paint_panel(self._shown)
             self.hud.configure(text=self._figures(self._shown))
-        else:
+        else:  # what was seen before the camera went is not what is there now
+            self.view.delete("all")
+            self.panel.delete("all")
             self._wait_sign()
         trouble = models.trouble
         text = self.said or status or trouble or HELP
         self.status.configure(text=text, fg="#fde68a" if (status or trouble) and not self.said else INK if self.said else SOFT)
 
     def _wait_sign(self) -> None:
-        self.view.delete("all")
         self.view.create_text(
             self.view.winfo_width() / 2, self.view.winfo_height() / 2, text=f"waiting for {self.pipeline.source.name} …", fill=SOFT,
             font=("TkDefaultFont", 14),
@@ -218,11 +219,11 @@ class Window:
         width, height = max(2, self.view.winfo_width()), max(2, self.view.winfo_height())
         image = result.frame.image
         factor = min(width / image.shape[1], height / image.shape[0])
+        size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
         if factor < 0.34:  # far too large: every second or third pixel is more than enough for the average below
             step = int(0.68 / factor)
             image = np.ascontiguousarray(image[::step, ::step])
         # Reduced first, drawn on after: the work depends on the window's size, not on the source's.
-        size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
         picture = annotated(result, bars=False, canvas=small, factor=factor)
         rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

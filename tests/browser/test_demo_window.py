@@ -124,8 +124,40 @@ def test_the_window_answers_while_frames_are_4k(display: str, bundle: Path, tmp_
 
         tick()
 
-    shown(display, bundle, tmp_path, [watch, lambda w: None, lambda w: None], source=HugeSource(loop=True))
+    sizes: list[tuple[int, int, int]] = []
+
+    def measure(window: Any) -> None:
+        sizes.append((window._photo.width(), window._photo.height(), window.view.winfo_width()))
+
+    shown(display, bundle, tmp_path, [watch, lambda w: None, measure, lambda w: None], source=HugeSource(loop=True))
     assert np.median(gaps) < 0.5
+    (width, height, room) = sizes[0]
+    assert width == room  # the whole width of the window, as a small picture would have
+    assert height == round(room * 2160 / 3840)
+
+
+class DyingSource(SampleSource):
+    """A camera that is lost after a second."""
+
+    name = "camera 0"
+    live = True
+
+    def read(self, timeout_s: float = 0.5) -> Frame | None:
+        """Thirty frames, then none."""
+        time.sleep(0.03)
+        if self._index < 30:
+            return super().read()
+        self.status = "camera 0: no signal, trying again (attempt 1)"
+        return None
+
+
+def test_a_camera_that_is_lost_leaves_no_face_behind(display: str, bundle: Path, tmp_path: Path) -> None:
+    """Neither its picture nor its bars stay up."""
+    wait = [lambda w: None] * 3
+    outputs, pictures = shown(display, bundle, tmp_path, [lambda w: None, *wait], source=DyingSource())
+    labels = outputs.pipeline.models.front.predictor.labels
+    assert outputs.summary.frames == 30
+    assert max(share_of(pictures[-1], colour_rgb(label)) for label in labels) < 0.0005
 
 
 class SilentSource(SampleSource):

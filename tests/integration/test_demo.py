@@ -104,7 +104,8 @@ def test_a_face_in_a_photograph_is_found_and_labelled(home: Path, bundle: Path, 
         (["--record", "o.txt", "--source", "sample"], "expected a name ending"),
         (["--runtime", "opnvino"], "did you mean 'openvino'"),
         (["--runtime", "onnx"], "holds no onnx"), (["--json", "no/where.jsonl", "--source", "sample"], "does not exist"),
-        (["--snapshots", "nowhere"], "is not a folder"),
+        (["--snapshots", "nowhere"], "is not a folder"), (["--allow-host", "demo.example.org"], "--token"),
+        (["--view", "web", "--record", "o.mp4"], "--source 0"),
     ],
 )  # fmt: skip
 def test_bad_usage_is_one_sentence_and_exit_2(
@@ -117,6 +118,47 @@ def test_bad_usage_is_one_sentence_and_exit_2(
     last = err.strip().splitlines()[-1]
     assert (code, last.startswith("error: ")) == (2, True)
     assert why in last
+
+
+@pytest.mark.parametrize("option", ["--record", "--json"])
+def test_the_source_is_never_overwritten(home: Path, bundle: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """By another spelling of its name too."""
+    film = home / "film.mp4"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 120))
+    for i in range(20):
+        writer.write(np.full((120, 160, 3), 10 * i, np.uint8))
+    writer.release()
+    before = film.read_bytes()
+    code, _, err = run(capsys, bundle, "--source", film, "--view", "none", option, home / "." / "film.mp4")
+    assert (code, "is the source itself" in err) == (2, True)
+    assert film.read_bytes() == before
+
+
+def test_a_camera_that_dies_is_told_and_the_run_still_ends_in_time(
+    home: Path, bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No frame comes any more: the status is said, --seconds holds."""
+    from fer_lab.live import sources
+
+    class Dying:
+        def __init__(self) -> None:
+            self.left = 10
+
+        def read(self) -> tuple[bool, Any]:
+            time.sleep(0.02)
+            self.left -= 1
+            return (True, np.full((120, 160, 3), 90, np.uint8)) if self.left > 0 else (False, None)
+
+        def release(self) -> None:
+            pass
+
+    cameras = [Dying()]
+    monkeypatch.setattr(sources, "open_camera", lambda *_: cameras.pop() if cameras else None)
+    start_s = time.perf_counter()
+    code, result, err = run(capsys, bundle, "--source", "0", "--view", "none", "--seconds", 4)
+    assert time.perf_counter() - start_s < 20
+    assert (code, 0 < result["frames"] < 10) == (0, True)
+    assert "no signal, trying again" in err
 
 
 def test_no_model_at_all_says_how_to_get_one(

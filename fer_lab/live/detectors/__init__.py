@@ -5,6 +5,7 @@ A detector looks at a reduced copy of the frame (`search_px` is its longer side)
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,20 @@ class Detector(Protocol):
         """Load the model. Raises NotFound or InputError naming the file."""
 
 
+class Shared:
+    """A detector that several threads may ask: one looks at a time. OpenCV's own end the process when two look at once."""
+
+    def __init__(self, finder: Finder) -> None:
+        self.name, self.margin, self.drop = finder.name, finder.margin, finder.drop
+        self._finder = finder
+        self._lock = threading.Lock()
+
+    def find(self, image: Image) -> list[Found]:
+        """What the detector finds."""
+        with self._lock:
+            return self._finder.find(image)
+
+
 def detectors() -> dict[str, Detector]:
     """All kinds of detectors by name."""
     return discover("fer_lab.live.detectors", "DETECTOR")
@@ -78,7 +93,7 @@ def build(texts: Sequence[str], search: Search) -> list[Finder]:
                 paths[name] = Path(os.environ[variable])
         paths.setdefault("haar", None)
         paths = {name: paths[name] for name in sorted(paths, key=lambda n: BEST_FIRST.index(n) if n in BEST_FIRST else 0)}
-    return [known[name].open(path, search) for name, path in paths.items()]
+    return [Shared(known[name].open(path, search)) for name, path in paths.items()]
 
 
 def check_file(path: Path | None, kind: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -61,9 +61,10 @@ def allowed_hosts(bound: str) -> frozenset[str] | None:
 class Guard:
     """ASGI middleware that turns away what does not belong here, before any handler runs."""
 
-    def __init__(self, app: Any, *, bound: str, token: str | None) -> None:
+    def __init__(self, app: Any, *, bound: str, token: str | None, names: Iterable[str] = ()) -> None:
         self._app = app
         self._hosts = allowed_hosts(bound)
+        self._names = {name.lower() for name in names}
         self._own = {socket.gethostname().lower(), bound.lower(), "localhost"}
         self._token = token
         self._held = 0
@@ -124,9 +125,9 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if not self._host_is_ours(host_of(host)):
-            return 400, "this server does not answer to that host name"
+            return 400, f"this server does not answer to the name {host_of(host)[:100]!r}; start it with --allow-host NAME"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not self._origin_is_ours(urlsplit(origin).netloc.lower(), host.lower()):
             return 403, "another site's page may not use this server"
         if headers.get("sec-fetch-site") == "cross-site" and (
             scope["method"] != "GET" or headers.get("sec-fetch-mode") != "navigate"
@@ -142,7 +143,13 @@ class Guard:
                 return 401, "the token is missing or wrong: open the page with ?token=…"
         return None
 
+    def _origin_is_ours(self, origin: str, host: str) -> bool:
+        """A proxy that was named with --allow-host may ask for its own page under the server's name."""
+        return origin == host or host_of(origin) in self._names
+
     def _host_is_ours(self, host: str) -> bool:
+        if host in self._names:
+            return True
         if self._hosts is not None:
             return host in self._hosts
         try:

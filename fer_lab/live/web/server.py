@@ -14,9 +14,10 @@ import threading
 import time
 import webbrowser
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fer_lab.core.console import note, say
 from fer_lab.core.errors import FerLabError, InputError
@@ -43,7 +44,7 @@ class Page:
 
     def __init__(
         self, models: Models, finders: list[Finder], settings: Settings, *, token: str | None = None,
-        pipeline: Pipeline | None = None, outputs: Outputs | None = None,
+        pipeline: Pipeline | None = None, outputs: Outputs | None = None, show_input: bool = False,
     ) -> None:  # fmt: skip
         self.models = models
         self.finders = finders
@@ -56,9 +57,9 @@ class Page:
         self.latest: Result | None = None
         self.error = ""
         self.bad_frames = 0
-        self.show_input = outputs.show_input if outputs is not None else False
+        self.show_input = show_input
         self._which = 0
-        self._lock = threading.Lock()  # one decoded picture in memory at a time; detectors are not safe in two threads either
+        self._lock = threading.Lock()  # one decoded picture in memory at a time
         self._streams: OrderedDict[str, tuple[Tracker, float]] = OrderedDict()
         self._started_s = time.perf_counter()
 
@@ -78,17 +79,18 @@ class Page:
         assert self.pipeline is not None
         assert self.outputs is not None
         try:
-            for result in self.pipeline.results():
-                self.outputs.take(result)
-                self.latest = result
+            try:
+                for result in self.pipeline.results():
+                    self.outputs.take(result)
+                    self.latest = result
+            finally:
+                self.outputs.close()
         except FerLabError as error:
             self.error = str(error)
             note(f"error: {error}")
         except Exception as error:  # shown on the page and in the terminal; the browser's own camera still works
             self.error = f"the source failed: {type(error).__name__}: {error}"
             note(f"error: {self.error}")
-        finally:
-            self.outputs.close()
 
     def frame(self, data: bytes, stream: str, *, still: bool, show_input: bool) -> dict[str, Any]:
         """Label one image of a browser. Raises InputError when it is none."""
@@ -140,14 +142,14 @@ class Page:
 
     def state(self) -> dict[str, Any]:
         """The latest result of the server's source."""
-        base: dict[str, Any] = {"error": self.error, "banner": banner_of(self.models)}
+        base: dict[str, Any] = {"error": self.error, "banner": banner_of(self.models), "show_input": self.show_input}
         if self.pipeline is None or self.outputs is None:
             return base | {"source": None}
         base |= {
             "source": self.pipeline.source.name, "status": self.pipeline.source.status, "paused": self.pipeline.paused,
             "ended": self.pipeline.source.ended, "recording": self.outputs.recording, "frames": self.outputs.summary.frames,
         }  # fmt: skip
-        if self.latest is not None:
+        if self.latest is not None and not base["status"]:  # what was seen before a camera went is not what is there now
             name = "known boxes" if self.pipeline.settings.known_boxes else self.pipeline.finder.name
             base["result"] = self.describe(self.latest, name, self.outputs.summary, self.show_input)
         return base
@@ -208,8 +210,8 @@ class Page:
         return tracker
 
 
-def application(page: Page, *, bound: str = "127.0.0.1") -> Any:
-    """Return the ASGI application."""
+def application(page: Page, *, bound: str = "127.0.0.1", names: Sequence[str] = ()) -> Any:
+    """Return the ASGI application; `names` are host names that it answers to besides those of `bound`."""
     from fastapi import FastAPI, Request
     from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
     from fastapi.staticfiles import StaticFiles
@@ -257,7 +259,7 @@ def application(page: Page, *, bound: str = "127.0.0.1") -> Any:
     ):  # fmt: skip
         app.router.add_route(path, _taking_request(handler), methods=[method])
     app.mount("/static", StaticFiles(directory=STATIC_FOLDER))
-    return Guard(app, bound=bound, token=page.token)
+    return Guard(app, bound=bound, token=page.token, names=names)
 
 
 def _taking_request(handler: Any) -> Any:
@@ -298,7 +300,9 @@ def _jpeg(page: Page, result: Result) -> bytes:
     return bytes(data.tobytes())
 
 
-def serve(page: Page, host: str, port: int, *, open_browser: bool = True, seconds: float | None = None) -> None:
+def serve(
+    page: Page, host: str, port: int, *, names: Sequence[str] = (), open_browser: bool = True, seconds: float | None = None
+) -> None:
     """Run the server until `page.stop`, or for some seconds. Raises InputError when the port is in use."""
     import uvicorn
 
@@ -307,7 +311,7 @@ def serve(page: Page, host: str, port: int, *, open_browser: bool = True, second
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     config = uvicorn.Config(
-        application(page, bound=host), log_level="error", access_log=False, lifespan="off", http=Connection,
+        application(page, bound=host, names=names), log_level="error", access_log=False, lifespan="off", http=Connection,
         timeout_keep_alive=5, timeout_graceful_shutdown=2, ws="none", server_header=False,
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -319,7 +323,7 @@ def serve(page: Page, host: str, port: int, *, open_browser: bool = True, second
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{'localhost' if host in ('127.0.0.1', '::1', '0.0.0.0', '::') else shown}:{port}/"
     if page.token is not None:
-        address += f"?token={page.token}"
+        address += f"?token={quote(page.token, safe='')}"
     say(f"page: {address}    (Ctrl-C ends it)")
     if host not in ("127.0.0.1", "localhost", "::1"):
         note("note: browsers give a page their camera only on localhost or over https; put TLS before it for other machines")

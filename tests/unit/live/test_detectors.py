@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -161,3 +162,14 @@ def test_the_reduced_image_keeps_its_shape() -> None:
     assert (small.shape, factor) == ((180, 320, 3), 4.0)
     same, factor = reduced(np.zeros((100, 200, 3), np.uint8), 320)
     assert (same.shape, factor) == ((100, 200, 3), 1.0)
+
+
+def test_two_threads_may_ask_one_detector() -> None:
+    """The page's camera and the server's own source share it; two sizes at once ended the process before."""
+    (finder,) = build(["haar"], Search())
+    portrait = pytest.importorskip("skimage.data").astronaut()[:, :, ::-1]
+    pictures = [np.ascontiguousarray(portrait), np.ascontiguousarray(portrait[::2, ::2])]
+    expected = [len(finder.find(picture)) for picture in pictures]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(10):
+            assert [len(found) for found in pool.map(finder.find, pictures)] == expected

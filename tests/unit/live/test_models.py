@@ -111,6 +111,29 @@ def test_an_unreachable_registry_keeps_the_model(tmp_path: Path) -> None:
     assert label(models, 10) == "neutral"
 
 
+def test_a_registry_that_answers_again_clears_the_warning(tmp_path: Path) -> None:
+    """But a champion that was not taken stays told."""
+    models = Models(named(tmp_path / "v1"))
+    version, away = [1], [True]
+
+    def identity() -> object:
+        if away[0]:
+            raise ConnectionError("refused")
+        return version[0]
+
+    def load() -> Named:
+        raise IntegrityError("model.bin was altered")
+
+    watcher = Watcher(models, identity, load, first=1, every_s=3600)
+    for now, outage, words in ((1, True, "does not answer"), (1, False, ""), (2, False, "altered"), (2, True, "does not answer"),
+                               (2, False, "altered")):  # fmt: skip
+        version[0], away[0] = now, outage
+        watcher.look()
+        assert words in models.trouble
+        assert bool(words) == bool(models.trouble)
+    watcher.close()
+
+
 def test_another_label_set_can_be_swapped_in(tmp_path: Path) -> None:
     """Eight expressions, then five."""
     models = Models(named(tmp_path / "a"))

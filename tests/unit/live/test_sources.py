@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,37 @@ def test_a_looping_film_starts_again(tmp_path: Path) -> None:
     source = VideoSource(film(tmp_path / "a.avi", 5), loop=True)
     frames = [source.read() for _ in range(13)]
     assert [f.index for f in frames if f is not None] == list(range(13))
+    assert [f.time_s for f in frames if f is not None] == pytest.approx([i / 25 for i in range(13)], abs=1e-3)
     source.close()
     assert source.read() is None
+
+
+def element(number: str, content: bytes) -> bytes:
+    """One element of a Matroska file: its number in hex, its size, its content."""
+    return bytes.fromhex(number) + struct.pack(">Q", len(content) | 1 << 56) + content
+
+
+def browser_film(path: Path, times_ms: list[int]) -> Path:
+    """A film as a browser's recorder lays it out: each picture at its own time, no rate and no length in the header."""
+    picture = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
+    head = element("1A45DFA3", element("4282", b"matroska") + element("4287", b"\4") + element("4285", b"\2"))
+    scale = element("1549A966", element("2AD7B1", (1_000_000).to_bytes(3, "big")))
+    size = element("E0", element("B0", b"\x40") + element("BA", b"\x30"))
+    track = element("1654AE6B", element("AE", element("D7", b"\1") + element("83", b"\1") + element("86", b"V_MJPEG") + size))
+    blocks = b"".join(element("A3", b"\x81" + struct.pack(">h", time_ms) + b"\x80" + picture) for time_ms in times_ms)
+    path.write_bytes(head + element("18538067", scale + track + element("1F43B675", element("E7", b"\0") + blocks)))
+    return path
+
+
+def test_a_film_without_a_steady_rate_keeps_its_own_clock(tmp_path: Path) -> None:
+    """As browsers and phones write them; a second pass goes on where the first ended."""
+    times_ms = [0, 40, 75, 125, 160, 205, 1205, 1240]
+    source = VideoSource(browser_film(tmp_path / "a.webm", times_ms), loop=True)
+    frames = [source.read() for _ in range(2 * len(times_ms))]
+    source.close()
+    seen_ms = [1000 * f.time_s for f in frames if f is not None]
+    assert seen_ms[: len(times_ms)] == pytest.approx(times_ms, abs=2)
+    assert np.diff(seen_ms[len(times_ms) :]) == pytest.approx(np.diff(times_ms), abs=2)
 
 
 def test_a_torn_film_ends_cleanly(tmp_path: Path) -> None:
@@ -82,9 +112,10 @@ def test_a_folder_gives_its_images_in_order_and_counts_bad_ones(tmp_path: Path) 
         cv2.imwrite(str(tmp_path / name), np.full((40, 40, 3), level, np.uint8))
     (tmp_path / "aa.png").write_bytes(b"broken")
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "ab.png").mkdir()
     source = FolderSource(tmp_path)
     assert everything(source) == [1, 2]
-    assert source.bad_frames == 1
+    assert source.bad_frames == 2
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:

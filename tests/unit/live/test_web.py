@@ -197,3 +197,32 @@ def test_a_flood_does_not_grow_memory_or_slow_an_honest_client(tmp_path: Path) -
     start = time.perf_counter()
     assert web.post("/api/frame", content=jpeg()).status_code == 200
     assert time.perf_counter() - start < 2
+
+
+def test_a_named_proxy_may_ask_and_nobody_else(tmp_path: Path) -> None:
+    """TLS before the page: under its own name, and with a Host that the proxy wrote anew."""
+    web_of = page(tmp_path, token="s3cret")
+    testclient = pytest.importorskip("starlette.testclient")
+    web = testclient.TestClient(application(web_of, names=["Demo.example.org"]), base_url="http://127.0.0.1:8765")
+    for host in ("demo.example.org", "127.0.0.1:8765"):
+        headers = {"Host": host, "Origin": "https://demo.example.org", "X-Token": "s3cret"}
+        assert web.post("/api/frame", content=jpeg(), headers=headers).status_code == 200
+    refused = web.post("/api/frame", content=jpeg(), headers={"Host": "other.example.org", "X-Token": "s3cret"})
+    assert (refused.status_code, "--allow-host" in refused.json()["error"]) == (400, True)
+    headers = {"Host": "demo.example.org", "Origin": "https://evil.example", "X-Token": "s3cret"}
+    assert web.post("/api/frame", content=jpeg(), headers=headers).status_code == 403
+
+
+def test_a_lost_camera_leaves_no_face_on_the_page(tmp_path: Path) -> None:
+    """What was seen before is not what is there now."""
+    one = page(tmp_path)
+    pipeline = Pipeline(SampleSource(), [OneFace()], one.models, Settings(known_boxes=True))
+    one.pipeline, one.outputs = pipeline, Outputs(pipeline, folder=tmp_path)
+    results = pipeline.results()
+    one.latest = next(results)
+    assert "result" in one.state()
+    pipeline.source.status = "camera 0: no signal, trying again (attempt 1)"
+    assert "result" not in one.state()
+    pipeline.source.status = ""
+    assert "result" in one.state()
+    results.close()

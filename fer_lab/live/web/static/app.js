@@ -155,6 +155,7 @@ async function stop(keepMessage = false) {
   video.srcObject = null;
   video.removeAttribute("src");
   $("still").removeAttribute("src");
+  $("still").classList.remove("lost");
   if (state.objectUrl) { URL.revokeObjectURL(state.objectUrl); state.objectUrl = null; }
   state.result = null;
   $("video").hidden = $("still").hidden = true;
@@ -220,6 +221,8 @@ async function follow(turn) {
       press("pause", answer.paused);
       press("record", answer.recording);
       if (answer.result) take(answer.result);
+      else if (answer.status && state.result) { state.result = null; show(null); }
+      $("still").classList.toggle("lost", Boolean(answer.status));
       if (answer.error) say(answer.error, true);
       else if (answer.status) say(answer.status, true);
       else if (answer.ended) { say("The source has ended.", true); return; }
@@ -236,7 +239,9 @@ function take(result) {
   setLabels(result.labels);
   const face = result.faces[0];
   const time = now();
-  if (state.mode !== "image") {
+  const fresh = state.mode !== "server" || result.time_s !== take.last; // a source that stands still draws no line
+  take.last = result.time_s;
+  if (state.mode !== "image" && fresh) {
     state.points.push({ time, probs: face ? face.probs : null });
     while (state.points.length && state.points[0].time < time - TIMELINE_S - 1) state.points.shift();
   }
@@ -531,6 +536,8 @@ async function main() {
     await readModel();
     const answer = await ask("/api/state");
     if (answer.error) say(answer.error, true);
+    state.showInput = answer.show_input;
+    press("input", state.showInput);
     if (answer.source) { $("server").hidden = false; $("server").textContent = `Show ${answer.source}`; await startServer(); }
   } catch (error) { say(error.message, true); }
 }
