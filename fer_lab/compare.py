@@ -16,7 +16,7 @@ Only this verb opens the test split; each look is counted in the registry's ledg
 --against names another (`champion` is that of the first model's registered name). An interrupted comparison goes on where
 it stopped, per model × runtime, when the same command is given again.
 
-Leaves comparisons/ID (or --out DIR): comparison.json, report.html (opens offline), leaderboard.csv, .md and .tex,
+Leaves comparisons/ID (or --out DIR, new or empty): comparison.json, report.html (opens offline), leaderboard.csv, .md and .tex,
 methods.md, and the per-face answers (never pixels); all but the answers are logged as an MLflow run. Prints the table, the
 verdicts and a recommendation; the last line of stdout is
 `{"id", "rows": [{"model", "runtime", "n", "accuracy", "accuracy_low", "accuracy_high", "macro_recall", "ece", "p50_ms", …}],
@@ -26,6 +26,7 @@ verdicts and a recommendation; the last line of stdout is
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from fer_lab.measure.candidates import Candidate
     from fer_lab.measure.comparison import Comparison, Row
     from fer_lab.tracking.store import Store
+
+LOGGED = ("comparison.json", "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "methods.md", "report.html")
+"""What the MLflow run of a comparison holds of its folder: all but the answers."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-faces", action="store_true", help="no pictures of faces in the report, nor in one derived again")
     parser.add_argument("--no-log", action="store_true", help="log no MLflow run (looks at the test split are still counted)")
     parser.add_argument("--latency-only", action="store_true", help="time bundles on this machine and write --out FILE")
-    parser.add_argument("--profiles", type=Path, action="append", default=[], metavar="FILE", help="latency measured elsewhere")
+    parser.add_argument(
+        "--profiles", type=Path, action="append", default=[], metavar="FILE",
+        help="latency measured elsewhere; the rows show that of the first FILE, the report all",
+    )  # fmt: skip
     parser.add_argument("--replay", type=Path, metavar="DIR", help="derive everything again from a stored comparison")
     parser.add_argument("--init-card", type=Path, metavar="FILE", help="write a card beside a foreign model")
     return console.run(parser, _body, argv)
@@ -159,12 +166,14 @@ def _cold(entrant: Any, threads: int) -> tuple[float, float, float | None]:
 def _replay(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.measure import derive, profiles, record
 
-    extra = [profiles.read(path) for path in args.profiles]
+    extra = {str(path): profiles.read(path) for path in args.profiles}
     folder = _relabelled(args) if args.dataset else args.replay
-    comparison = derive.derive(folder, extra)
-    comparison.write(folder)
     pictures = record.read_plan(folder).pictures and not args.no_faces
-    return _finish(comparison, folder, _dataset_of(comparison) if pictures else None, store=None)
+    with record.held(folder):
+        comparison = derive.derive(folder, extra)
+        _publish(comparison, folder, _dataset_of(comparison) if pictures else None)
+        comparison.write(folder)
+    return _finish(comparison, folder, store=None)
 
 
 def _relabelled(args: argparse.Namespace) -> Path:
@@ -189,7 +198,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.measure.latency import Budget
 
     home = faces.home()
-    extra = [profiles.read(path) for path in args.profiles]
+    extra = {str(path): profiles.read(path) for path in args.profiles}
     registry = _Registry()
     candidates = [registry.candidate(model) for model in args.models]
     reference = 0
@@ -215,24 +224,40 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     def count_look(identity: str) -> int | None:
         return registry.count_look(candidates, dataset, identity)
 
+    def publish(comparison: Comparison, folder: Path) -> None:
+        _publish(comparison, folder, None if args.no_faces else dataset)
+
     comparison, folder = conduct(
         candidates, dataset, request, home=home, out=args.out, reference=reference, count_look=count_look, extra=extra,
-        progress=console.note,
+        publish=publish, progress=console.note,
     )  # fmt: skip
-    return _finish(comparison, folder, None if args.no_faces else dataset, store=None if args.no_log else registry.store)
+    return _finish(comparison, folder, store=None if args.no_log else registry.store)
 
 
-def _finish(comparison: Comparison, folder: Path, dataset: FaceDataset | None, store: Store | None) -> dict[str, Any]:
-    """Write and show what was derived; `dataset` gives the report its pictures of faces, None gives it none."""
+def _publish(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> None:
+    """Write the tables and the report; `dataset` gives the report its pictures of faces, None gives it none."""
     from fer_lab.measure import paper, report
 
-    written = [folder / "comparison.json", *paper.write(comparison, folder)]
-    page = report.write(comparison, folder, dataset)
-    run_id = _log(store, comparison, [*written, page]) if store is not None else None
+    paper.write(comparison, folder)
+    report.write(comparison, folder, dataset)
+
+
+def _finish(comparison: Comparison, folder: Path, store: Store | None) -> dict[str, Any]:
+    """Log and show a comparison whose files lie in `folder`."""
+    from fer_lab.measure import paper, report
+
+    run_id = None
+    if store is not None:
+        try:
+            run_id = _log(store, comparison, folder)
+        except BaseException:
+            console.note(f"not logged, but nothing is lost: python -m fer_lab.compare --replay {folder}")
+            raise
+    page = folder / report.FILE
     advice = report.recommend(comparison)
     _show(comparison, advice.headline)
     console.say(f"report: {page}")
-    console.next_command(_next(comparison, advice.row, folder))
+    console.next_command(_next(comparison, advice.row, folder, logged=run_id is not None))
     return {
         "id": comparison.id, "dataset": comparison.dataset, "label_source": comparison.label_source,
         "protocol": comparison.protocol, "split": comparison.split, "n": comparison.n,
@@ -266,14 +291,14 @@ def _row_result(row: Row) -> dict[str, Any]:
 
 
 def _show(comparison: Comparison, headline: str) -> None:
-    from fer_lab.measure.paper import calibration_floor, ranked, short
+    from fer_lab.measure.paper import calibration_floor, ranked
 
     cells = []
     for row in ranked(comparison):
         said = {v.aspect: v.verdict for v in comparison.verdicts_of(row)}
         cells.append(
             (
-                short(row.model), row.runtime, f"{row.accuracy * 100:.2f}",
+                comparison.names[row.model], row.runtime, f"{row.accuracy * 100:.2f}",
                 f"{row.accuracy_low * 100:.1f}–{row.accuracy_high * 100:.1f}", said.get("accuracy", "reference"),
                 _recall(row), f"{row.ece:.3f}", _or_dash(row.clean_accuracy, 100), _or_dash(row.p50_ms),
                 _or_dash(row.p95_ms), said.get("latency", "–"), f"{row.size_mb:.1f}",
@@ -306,10 +331,15 @@ def _recall(row: Row) -> str:
     return f"{shown} ({row.macro_recall_low * 100:.0f}–{row.macro_recall_high * 100:.0f})"
 
 
-def _next(comparison: Comparison, row: Row, folder: Path) -> str:
-    if row.foreign or row.seeds or (row.name is None and comparison.split != "test"):
+def _next(comparison: Comparison, row: Row, folder: Path, *, logged: bool) -> str:
+    """Promote the recommended row where its gates can pass: one bundle on the test split; else read the report."""
+    from fer_lab.data import faces
+    from fer_lab.gates import evidence
+
+    if row.foreign or row.seeds or comparison.split != "test":
         return f"open {folder / 'report.html'}"
-    return f"python -m fer_lab.promote {row.model} --runtime {row.runtime} --comparison {comparison.id}"
+    known = logged or folder.resolve().parent == evidence.folder_of(faces.home()).resolve()  # else promote finds it by path only
+    return f"python -m fer_lab.promote {row.model} --runtime {row.runtime} --comparison {comparison.id if known else folder}"
 
 
 class _Registry:
@@ -398,7 +428,7 @@ def _dataset_of(comparison: Comparison) -> FaceDataset | None:
     return dataset if dataset.fingerprint == comparison.fingerprint else None
 
 
-def _log(store: Store, comparison: Comparison, files: Sequence[Path]) -> str:
+def _log(store: Store, comparison: Comparison, folder: Path) -> str:
     """Log the comparison as a run of its own, linked to the models by tags."""
     tags = {
         "kind": "comparison", "comparison_id": comparison.id, "protocol": comparison.protocol, "split": comparison.split,
@@ -416,8 +446,8 @@ def _log(store: Store, comparison: Comparison, files: Sequence[Path]) -> str:
             {comparison.split: comparison.n},
         )
         run.log_metrics(0, _metrics(comparison))
-        for path in files:
-            run.log_file(path)
+        for name in LOGGED:
+            run.log_file(folder / name)
     except BaseException:
         run.end("FAILED")
         raise
@@ -426,11 +456,13 @@ def _log(store: Store, comparison: Comparison, files: Sequence[Path]) -> str:
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:
-    from fer_lab.measure.paper import short
-
+    """The main figures under keys that MLflow takes, no two alike: letters, digits, `_`, `-`, `.` and spaces between slashes."""
     found: dict[str, float] = {}
     for row in comparison.rows:
-        where = f"{short(row.model)}/{row.runtime}".replace(":", "-").replace("@", "-").replace("+", "-")
+        parts = re.sub(r"[^\w.\- /]", "-", f"{comparison.split}/{comparison.names[row.model]}/{row.runtime}").split("/")
+        where = "/".join(part for part in parts if part.strip("."))
+        while f"{where}/accuracy" in found:
+            where += "-"
         figures = {
             "accuracy": row.accuracy,
             "macro_recall": row.macro_recall,
@@ -438,7 +470,7 @@ def _metrics(comparison: Comparison) -> dict[str, float]:
             "brier": row.brier,
             "p50_ms": row.p50_ms,
         }
-        found |= {f"{comparison.split}/{where}/{name}": value for name, value in figures.items() if value is not None}
+        found |= {f"{where}/{name}": value for name, value in figures.items() if value is not None}
     return found
 
 

@@ -111,13 +111,16 @@ class _Frame:
         )
 
 
-def pareto(boxes: Sequence[Box]) -> str:
-    """Accuracy over latency; the box is the 95 % interval on both axes, the dot's area the size of the artifact."""
+def pareto(boxes: Sequence[Box], per: str) -> str:
+    """Accuracy over latency; the box is the 95 % interval on both axes, the dot's area the size of the artifact.
+
+    per: what the latency is of, `per face` or `per call of 8 faces`.
+    """
     low, high = min(b.x_low for b in boxes), max(b.x_high for b in boxes)
     bottom, top = min(b.y_low for b in boxes), max(b.y_high for b in boxes)
     pad = max((top - bottom) * 0.12, 0.004)
     frame = _Frame(860, 400, (low / 1.25, high * 1.25), (max(0, bottom - pad), min(1, top + pad)), log_x=True)
-    frame.axes("median latency per face in ms, batch 1 (log)", "accuracy", percent=True)
+    frame.axes(f"median latency {per} in ms (log)", "accuracy", percent=True)
     front = sorted((b for b in boxes if b.on_front), key=lambda b: b.x)
     if len(front) > 1:
         points = " ".join(f"{frame.x(b.x):.1f},{frame.y(b.y):.1f}" for b in front)

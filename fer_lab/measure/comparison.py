@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.core.types import Host, LatencyProfile, LatencySpec, Verdict
+from fer_lab.measure.names import short_names
 
 SCHEMA = 1
 FILE = "comparison.json"
@@ -199,6 +201,11 @@ class Comparison:
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """A short name of each model for tables and charts, no two alike."""
+        return short_names(row.model for row in self.rows)
+
     def row(self, model: str, runtime: str) -> Row:
         """The row of a model (as named, or its bundle digest) in a runtime. Raises NotFound naming what is there."""
         for row in self.rows:
@@ -220,6 +227,12 @@ class Comparison:
     def profiles_of(self, row: Row) -> tuple[Profile, ...]:
         """Latency profiles of exactly this artifact, taken on whatever host."""
         return tuple(p for p in self.profiles if p.latency.digest == row.digest and p.runtime == row.runtime)
+
+    def timing_of(self, row: Row) -> Profile | None:
+        """The profile that the latency figures of a row come from; None when its latency was not measured."""
+        told = (row.host, row.threads, row.batch)
+        model_only = (p for p in self.profiles_of(row) if not p.spec.end_to_end)
+        return next((p for p in model_only if (p.host.name, p.spec.threads, p.spec.batch) == told), None)
 
     def to_json(self) -> str:
         """Return the text of comparison.json. Raises ValueError on NaN or infinity: a figure is a number or absent."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,44 +58,45 @@ def conduct(
     out: Path | None = None,
     reference: int = 0,
     count_look: Callable[[str], int | None] | None = None,
-    extra: Sequence[profiles.Profiles] = (),
+    extra: Mapping[str, profiles.Profiles] | None = None,
+    publish: Callable[[Comparison, Path], object] = lambda *_: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Comparison, Path]:
     """Compare the candidates on the faces of `dataset` against `candidates[reference]`; returns the record and its folder.
 
-    The folder is `out`, or home/comparisons/<id>. An unfinished comparison of the same models, faces and rules goes on
-    where it stopped, per model × runtime. `count_look` is told the id before the test split is opened. Raises InputError
-    for models of another protocol or label set, FerLabError when a model fails or answers with something else than
-    probabilities.
+    The folder is `out`, or home/comparisons/<id>; no other process may work on it meanwhile. An unfinished comparison of the
+    same models, faces and rules goes on where it stopped, per model × runtime. `count_look` is told the id before the test
+    split is opened; `extra` are latency profiles measured on other hosts, by file; `publish` gets the record and the folder
+    before comparison.json says that nothing is left to do. Raises InputError for models of another protocol or label set,
+    for profiles of other artifacts and for an `out` that holds something else, Conflict when another process is at work
+    there, FerLabError when a model fails or answers with something else than probabilities.
     """
     if request.split == "train":
         raise InputError("compare measures on the test or the valid split, not on faces that were trained on")
     _check(candidates, request, dataset)
     entries, unavailable = _entries(candidates, request)
+    extra = extra or {}
+    profiles.check(extra, {(candidate.digest(runtime), runtime) for candidate, runtime in entries})
+    reference_row = _reference_index(entries, candidates[reference], request.reference_runtime)
     key = _key(entries, candidates[reference], dataset, request)
-    folder, plan = _resume(key, home, out)
-    if plan is None:
-        folder, plan = _begin(entries, candidates, reference, dataset, request, key, unavailable, home, out, count_look)
-    else:
-        if plan.pictures != request.pictures:
-            plan = replace(plan, pictures=request.pictures)
+    identity = _identity(key)
+    with _held(key, home / "comparisons" / identity, out) as (folder, plan):
+        if plan is None:
+            plan = _begin(entries, reference_row, dataset, request, key, identity, unavailable, count_look)
             plan.write(folder)
-        have = sum(record.row_path(folder, i).is_file() for i in range(len(plan.rows)))
-        progress(f"going on with {plan.id}: {have} of {len(plan.rows)} rows were measured before")
-    rows, targets = kept_faces(dataset, plan.protocol, plan.split)
-    for index, (candidate, runtime) in enumerate(entries):
-        path = record.row_path(folder, index)
-        if not path.is_file():
-            started = time.perf_counter()
-            answers = _ask(candidate, runtime, dataset, plan, plan.rows[index].robustness, rows)
-            record.write_answers(path, answers)
-            right = float((answers.probs[0].argmax(axis=1) == targets).mean())
-            took = time.perf_counter() - started
-            progress(f"{index + 1}/{len(entries)} {candidate.shown} · {runtime}: {right:.2%} of {len(rows)} faces, {took:.0f} s")
-    if request.timed:
-        _time(entries, plan, folder, request, progress)
-    comparison = derive.derive(folder, extra)
-    comparison.write(folder)
+        else:
+            if plan.pictures != request.pictures:
+                plan = replace(plan, pictures=request.pictures)
+                plan.write(folder)
+            have = sum(record.row_path(folder, i).is_file() for i in range(len(plan.rows)))
+            progress(f"going on with {plan.id}: {have} of {len(plan.rows)} rows were measured before")
+        record.write_faces(folder, _faces(dataset, plan))  # also when it goes on: what lies there may be damaged
+        _ask_all(entries, dataset, plan, folder, progress)
+        if request.timed:
+            _time(entries, plan, folder, request, progress)
+        comparison = derive.derive(folder, extra)
+        publish(comparison, folder)
+        comparison.write(folder)
     return comparison, folder
 
 
@@ -151,40 +152,74 @@ def _key(entries: Sequence[tuple[Candidate, str]], reference: Candidate, dataset
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _resume(key: str, home: Path, out: Path | None) -> tuple[Path, record.Plan | None]:
-    """The folder of an unfinished comparison with this key, if there is one."""
-    folders = [out] if out is not None else sorted((home / "comparisons").glob(f"*-{key[:8]}"), reverse=True)
+def _identity(key: str) -> str:
+    """With milliseconds: the same comparison made twice within a second is two looks at the test split."""
+    seconds = time.time()
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}{int(seconds % 1 * 1000):03d}-{key[:8]}"
+
+
+@contextmanager
+def _held(key: str, new: Path, out: Path | None) -> Iterator[tuple[Path, record.Plan | None]]:
+    """Hold the folder of the comparison with this key; yield it, and the plan when it was begun before.
+
+    That is `out`, else an unfinished one beside `new`, else `new`.
+    """
+    if out is None:
+        begun = sorted(new.parent.glob(f"*-{key[:8]}"), reverse=True)
+        folders = [*(path for path in begun if not (path / FILE).is_file()), new]
+    else:
+        _check_free(out, key)  # before the lock, which has no place in a folder of something else
+        folders = [out]
     for folder in folders:
-        if (folder / record.PLAN).is_file() and not (folder / FILE).is_file():
-            try:
-                plan = record.read_plan(folder)
-            except FerLabError:
-                continue
-            if plan.key == key:
-                return folder, plan
-    return out or home, None
+        with record.held(folder):
+            if out is not None:
+                _check_free(out, key)  # again: somebody may have been quicker
+            plan = _unfinished(folder, key)
+            if plan is not None or folder is folders[-1]:
+                yield folder, plan
+                return
+
+
+def _unfinished(folder: Path, key: str) -> record.Plan | None:
+    """The plan of the unfinished comparison in a folder, if it has this key."""
+    if (folder / FILE).is_file():
+        return None
+    try:
+        plan = record.read_plan(folder)
+    except FerLabError:
+        return None
+    return plan if plan.key == key else None
+
+
+def _check_free(out: Path, key: str) -> None:
+    """Raise InputError unless the comparison with this key may begin, or go on, in `out`."""
+    if record.is_new(out) or _unfinished(out, key) is not None:
+        return
+    finished = (out / FILE).is_file()
+    if not finished and not (out / record.PLAN).is_file():
+        raise InputError(f"--out {out} holds other files; give a new or empty folder")
+    try:
+        there = f"comparison {record.read_plan(out).id}"
+    except FerLabError:
+        there = "a comparison"
+    if finished:
+        raise InputError(
+            f"--out {out} holds {there}; give another folder, or show that one again: python -m fer_lab.compare --replay {out}"
+        )
+    raise InputError(f"--out {out} holds {there}, not finished, of other models or rules; give another folder, or finish that one")
 
 
 def _begin(
     entries: Sequence[tuple[Candidate, str]],
-    candidates: Sequence[Candidate],
     reference: int,
     dataset: FaceDataset,
     request: Request,
     key: str,
-    unavailable: dict[str, str],
-    home: Path,
-    out: Path | None,
+    identity: str,
+    unavailable: Mapping[str, str],
     count_look: Callable[[str], int | None] | None,
-) -> tuple[Path, record.Plan]:
-    seconds = time.time()
-    now = time.gmtime(seconds)
-    # With milliseconds: the same comparison started twice within a second is two looks at the test split.
-    identity = f"{time.strftime('%Y%m%d-%H%M%S', now)}{int(seconds % 1 * 1000):03d}-{key[:8]}"
-    folder = out or home / "comparisons" / identity
-    if out is not None and out.is_dir() and any(out.iterdir()) and not (out / record.PLAN).is_file():
-        raise InputError(f"--out {out} holds other files; give a new or empty folder")
-    rows, targets = kept_faces(dataset, request.protocol, request.split)
+) -> record.Plan:
+    rows, _ = kept_faces(dataset, request.protocol, request.split)
     planned = []
     for candidate, runtime in entries:
         card = candidate.card()
@@ -198,27 +233,21 @@ def _begin(
                 candidate.bundle.signed_by,
             )
         )  # fmt: skip
-    index = _reference_index(entries, candidates[reference], request.reference_runtime)
     looks = count_look(identity) if count_look is not None and request.split == "test" else None
-    plan = record.Plan(
-        key, identity, time.strftime("%Y-%m-%dT%H:%M:%SZ", now), this_host(), dataset.name, dataset.fingerprint,
+    return record.Plan(
+        key, identity, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), this_host(), dataset.name, dataset.fingerprint,
         dataset.label_source, request.protocol, request.split, labels.protocol(request.protocol).label_set.labels,
-        request.margin, index, tuple(planned), unavailable, looks,
+        request.margin, reference, tuple(planned), unavailable, looks,
         pictures=request.pictures,
     )  # fmt: skip
-    shutil.rmtree(folder / record.ROWS, ignore_errors=True)
-    for stale in (FILE, record.LATENCY):
-        (folder / stale).unlink(missing_ok=True)
-    record.write_faces(
-        _made(folder),
-        record.Faces(
-            tuple(dataset.names[i] for i in rows), targets, dataset.votes[rows],
-            audits.clean_mask(dataset, rows, request.split), dataset.slices,
-            tuple(dataset.names[i] for i in _dropped(dataset, request.split, rows)),
-        ),
+
+
+def _faces(dataset: FaceDataset, plan: record.Plan) -> record.Faces:
+    rows, targets = kept_faces(dataset, plan.protocol, plan.split)
+    return record.Faces(
+        tuple(dataset.names[i] for i in rows), targets, dataset.votes[rows], audits.clean_mask(dataset, rows, plan.split),
+        dataset.slices, tuple(dataset.names[i] for i in _dropped(dataset, plan.split, rows)),
     )  # fmt: skip
-    plan.write(folder)
-    return folder, plan
 
 
 def _reference_index(entries: Sequence[tuple[Candidate, str]], reference: Candidate, runtime: str | None) -> int:
@@ -237,6 +266,27 @@ def _reference_index(entries: Sequence[tuple[Candidate, str]], reference: Candid
 def _robust_runtime(candidate: Candidate, entries: Sequence[tuple[Candidate, str]]) -> str:
     there = [runtime for c, runtime in entries if c.identity == candidate.identity]
     return next((runtime for runtime in ROBUST_RUNTIMES if runtime in there), there[0])
+
+
+def _ask_all(
+    entries: Sequence[tuple[Candidate, str]],
+    dataset: FaceDataset,
+    plan: record.Plan,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> None:
+    """Ask every model × runtime that has not answered yet."""
+    rows, targets = kept_faces(dataset, plan.protocol, plan.split)
+    for index, (candidate, runtime) in enumerate(entries):
+        if record.row_path(folder, index).is_file():
+            record.read_answers(folder, plan, index)  # what is wrong with them is said now, not after hours
+            continue
+        started = time.perf_counter()
+        answers = _ask(candidate, runtime, dataset, plan, plan.rows[index].robustness, rows)
+        record.write_answers(folder, plan, index, answers)
+        right = float((answers.probs[0].argmax(axis=1) == targets).mean())
+        took = time.perf_counter() - started
+        progress(f"{index + 1}/{len(entries)} {candidate.shown} · {runtime}: {right:.2%} of {len(rows)} faces, {took:.0f} s")
 
 
 def _ask(
@@ -294,8 +344,3 @@ def _time(
         budget=request.budget, with_end_to_end=request.end_to_end, cold=cold if request.cold_start else None,
         done=profiles.read(target) if target.is_file() else None, save=lambda taken: taken.write(target), progress=progress,
     )  # fmt: skip
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -20,14 +20,15 @@ LEVELS = {corruption.name: (0.0, *corruption.levels) for corruption in corruptio
 UNITS = {corruption.name: corruption.unit for corruption in corruptions.CORRUPTIONS}
 
 
-def derive(folder: Path, extra: Sequence[profiles.Profiles] = ()) -> Comparison:
-    """Return the comparison whose parts lie in `folder`; `extra` are latency profiles measured on other hosts.
+def derive(folder: Path, extra: Mapping[str, profiles.Profiles]) -> Comparison:
+    """Return the comparison whose parts lie in `folder`; `extra` are latency profiles measured on other hosts, by file.
 
-    Raises NotFound when a part is missing (the comparison was not finished), InputError when one does not fit.
+    Raises NotFound when a part is missing (the comparison was not finished), InputError when one does not fit, also when
+    profiles are of other artifacts.
     """
     plan = record.read_plan(folder)
     faces = record.read_faces(folder)
-    answers = [record.read_answers(record.row_path(folder, i)) for i in range(len(plan.rows))]
+    answers = [record.read_answers(folder, plan, i) for i in range(len(plan.rows))]
     for row, answer in zip(plan.rows, answers, strict=True):
         for probs in answer.probs:
             if probs.shape != (len(faces.names), len(plan.labels)):
@@ -35,9 +36,11 @@ def derive(folder: Path, extra: Sequence[profiles.Profiles] = ()) -> Comparison:
                     f"{folder}: {row.model} · {row.runtime} has probabilities {list(probs.shape)}, the plan says otherwise"
                 )
     latency_file = folder / record.LATENCY
-    local = profiles.read(latency_file) if latency_file.is_file() else None
+    artifacts = {(row.digest, row.runtime) for row in plan.rows}
+    profiles.check(extra, artifacts)
     # The figures of a row come from the target machine when there is one, else from this one.
-    shown = next(iter(extra), local)
+    sources = [*extra.values(), *([profiles.read(latency_file)] if latency_file.is_file() else [])]
+    shown = next((source for source in sources if source.artifacts & artifacts), None)
     evaluations = [_median_run(plan, row, faces, answer) for row, answer in zip(plan.rows, answers, strict=True)]
     masks = verdicts.masks(evaluations[0], faces.slices)
     rows = [
@@ -56,7 +59,7 @@ def derive(folder: Path, extra: Sequence[profiles.Profiles] = ()) -> Comparison:
         label_source=plan.label_source, protocol=plan.protocol, split=plan.split, n=len(faces.names), labels=plan.labels,
         margin=plan.margin, reference_model=plan.rows[plan.reference].model, reference_runtime=plan.rows[plan.reference].runtime,
         rows=tuple(rows), verdicts=tuple(said),
-        profiles=tuple(p for source in ([local] if local else []) + list(extra) for p in source.flat()),
+        profiles=tuple(p for source in sources for p in source.flat()),
         unavailable=plan.unavailable, looks=plan.looks, noise_floor=group.floor if group else None, notes=_notes(plan, shown),
     )  # fmt: skip
 
@@ -224,6 +227,9 @@ def _notes(plan: record.Plan, source: profiles.Profiles | None) -> tuple[str, ..
             f"{challengers} rows are each judged against one reference at 5 %; by chance alone about one in twenty of them "
             "would be called better or worse"
         )
+    timed = sum((row.digest, row.runtime) in source.artifacts for row in plan.rows) if source else 0
+    if source and timed < len(plan.rows):
+        notes.append(f"{source.host.name} timed {timed} of {len(plan.rows)} rows; nothing is known about the speed of the others")
     for group in source.groups if source else ():
         if group.steal is not None and group.steal > 0.05:
             notes.append(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from fer_lab.measure.comparison import Comparison, Row, write_atomically
+from fer_lab.measure.comparison import Comparison, Profile, Row, write_atomically
 from fer_lab.measure.metrics import ECE_BINS
 
 FLAT = tuple(
@@ -33,13 +33,14 @@ REFERENCES = (
 )
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the four files and return their paths."""
+def write(comparison: Comparison, folder: Path) -> None:
+    """Write the four files."""
     texts = {
         "leaderboard.csv": leaderboard_csv, "leaderboard.md": leaderboard_md, "leaderboard.tex": leaderboard_tex,
         "methods.md": methods,
     }  # fmt: skip
-    return [write_atomically(folder / name, make(comparison)) for name, make in texts.items()]
+    for name, make in texts.items():
+        write_atomically(folder / name, make(comparison))
 
 
 def leaderboard_csv(comparison: Comparison) -> str:
@@ -77,7 +78,7 @@ def leaderboard_md(comparison: Comparison) -> str:
         said = next(iter(comparison.verdicts_of(row, "accuracy")), None)
         backbone = None if row.foreign else row.card.get("backbone")
         cells = [
-            _md(short(row.model)) + (f" ({_md(str(backbone))})" if backbone else ""), row.runtime,
+            _md(comparison.names[row.model]) + (f" ({_md(str(backbone))})" if backbone else ""), row.runtime,
             f"{percent(row.accuracy)}{_seeds(row)}{_interval(row.accuracy_low, row.accuracy_high, '–')}",
             percent(row.clean_accuracy),
             f"{percent(row.macro_recall)}{_interval(row.macro_recall_low, row.macro_recall_high, '–')}", percent(row.macro_f1),
@@ -108,7 +109,7 @@ def leaderboard_tex(comparison: Comparison) -> str:
         shown = f"\\textbf{{{accuracy}}}" if row.accuracy_high >= floor and row.accuracy >= floor else accuracy
         spread = _seeds(row).replace("±", "$\\pm$")
         cells = [
-            _tex(short(row.model)), _tex(row.runtime),
+            _tex(comparison.names[row.model]), _tex(row.runtime),
             f"{shown}{spread}{_interval(row.accuracy_low, row.accuracy_high, '--')}",
             f"{percent(row.macro_recall)}{_interval(row.macro_recall_low, row.macro_recall_high, '--')}", percent(row.macro_f1),
             f"{row.ece:.3f}",
@@ -124,7 +125,6 @@ def methods(comparison: Comparison) -> str:
     c = comparison
     versions = ", ".join(f"{name} {version}" for name, version in c.host.versions.items())
     seeds = [row for row in c.rows if row.seeds]
-    latency = next((p for p in c.profiles), None)
     paragraphs = [
         f"# Methods of comparison {c.id}",
         f"**Faces.** {c.n} faces of the {c.split} split of {c.dataset} (label source {c.label_source}, fingerprint "
@@ -147,23 +147,14 @@ def methods(comparison: Comparison) -> str:
         "latency are "
         "secondary, Holm-corrected together per candidate; their intervals are at the level at which Holm judged them.",
     ]
-    if latency is not None:
-        paragraphs.append(
-            f"**Latency** on {latency.host.cpu} ({latency.host.cores} cores used, {latency.host.system}; "
-            f"{' '.join(latency.host.flags) or 'no flags known'}): candidates interleaved in {len(latency.latency.rounds)} "
-            f"rounds in "
-            "forward and reverse order, warm-up and the first call of each turn left out, at most 1 000 samples or 5 s and "
-            "at least 30 "
-            "per row. The ratio of medians per round is compared; its interval resamples rounds. The reference against "
-            "itself (A/A) "
-            f"gave a noise floor of {_floor(c.noise_floor)}; faster or slower needs a ratio beyond the larger of 2 % and this "
-            f"floor."
-        )
+    timed = timing(c)
+    if timed is not None:
+        paragraphs.append(_latency(c, timed))
     if seeds:
         paragraphs.append(
             "**Seeds.** "
             + "; ".join(
-                f"{short(r.model)}: {len(r.seeds.runs)} runs, {r.seeds.mean:.2%} ± {r.seeds.sd:.2%} (sd), 95 % of the mean "
+                f"{c.names[r.model]}: {len(r.seeds.runs)} runs, {r.seeds.mean:.2%} ± {r.seeds.sd:.2%} (sd), 95 % of the mean "
                 f"{r.seeds.low:.2%}–{r.seeds.high:.2%}"
                 for r in seeds
                 if r.seeds
@@ -187,22 +178,52 @@ def ranked(comparison: Comparison) -> list[Row]:
     return sorted(comparison.rows, key=lambda row: (-row.accuracy, row.p50_ms if row.p50_ms is not None else float("inf")))
 
 
-def short(model: str) -> str:
-    """A model's name for a table: registry names without the scheme, of a path the last part.
+def timing(c: Comparison) -> Profile | None:
+    """The first profile that a row's latency figures come from: its host, threads, batch and noise floor are those of all rows."""
+    return next((profile for row in c.rows if (profile := c.timing_of(row)) is not None), None)
 
-    >>> short("models:/fer-ferplus-8/3"), short("some/where/net.onnx"), short("runs:/0123456789abcdef")
-    ('fer-ferplus-8/3', 'net.onnx', 'run 01234567')
+
+def control(c: Comparison, timed: Profile) -> str:
+    """Name and runtime of what was timed twice, against itself, beside a profile: the first of its group (`profiles.take`)."""
+
+    def group(p: Profile) -> tuple[str, int, int, bool]:
+        return p.host.name, p.spec.threads, p.spec.batch, p.spec.end_to_end
+
+    return timed_name(c, next(p for p in c.profiles if group(p) == group(timed)))
+
+
+def timed_name(c: Comparison, profile: Profile) -> str:
+    """Name and runtime of what a profile timed; of an artifact without a row, as it was named where it was measured."""
+    timed = profile.latency.digest, profile.runtime
+    name = next((c.names[row.model] for row in c.rows if (row.digest, row.runtime) == timed), profile.latency.model)
+    return f"{name} · {profile.runtime}"
+
+
+def per_call(batch: int | None) -> str:
+    """What a latency in ms is of.
+
+    >>> per_call(1), per_call(8)
+    ('per face', 'per call of 8 faces')
     """
-    if model.startswith("models:/"):
-        return model.removeprefix("models:/")
-    if model.startswith("runs:/"):
-        return f"run {model.removeprefix('runs:/')[:8]}"
-    return Path(model).name or model
+    return "per face" if batch in (None, 1) else f"per call of {batch} faces"
 
 
 def percent(share: float | None, digits: int = 2) -> str:
     """A share in percent without its sign, for a cell of a table: 0.8432 → `84.32`, and a dash for None."""
     return "–" if share is None else f"{share * 100:.{digits}f}"
+
+
+def _latency(c: Comparison, timed: Profile) -> str:
+    host, spec = timed.host, timed.spec
+    threads = "1 thread" if spec.threads == 1 else f"{spec.threads} threads"
+    fewest = min(row.samples for row in c.rows if c.timing_of(row) is not None)
+    return (
+        f"**Latency** on {host.cpu} ({host.system}; {' '.join(host.flags) or 'no flags known'}), {threads}, batch {spec.batch}: "
+        f"candidates interleaved in {len(timed.latency.rounds)} rounds in forward and reverse order, warm-up and the first call of "
+        f"each turn left out, at least {fewest} samples per row. The ratio of medians per round is compared; its interval "
+        f"resamples rounds. {control(c, timed)} against itself (A/A) gave a noise floor of {_floor(timed.noise_floor)}; faster or "
+        "slower needs a ratio beyond the larger of 2 % and this floor."
+    )
 
 
 def _interval(low: float | None, high: float | None, dash: str) -> str:

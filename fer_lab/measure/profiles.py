@@ -7,7 +7,8 @@ python -m fer_lab.compare models:/fer-ferplus-8/4 --profiles edge.json  (accurac
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -62,6 +63,12 @@ class Profiles:
         fitting = [g for g in self.groups if g.end_to_end == end_to_end]
         return next((g for g in fitting if g.batch == 1), fitting[0] if fitting else None)
 
+    @property
+    def artifacts(self) -> frozenset[tuple[str, str]]:
+        """Digest and runtime of what was timed in that group."""
+        group = self.group()
+        return frozenset((p.digest, p.spec.runtime) for p in group.profiles) if group else frozenset()
+
     def write(self, path: Path) -> Path:
         """Write as JSON, atomically; times in ms with four decimals."""
         tree = asdict(self)
@@ -95,6 +102,17 @@ def read(path: Path) -> Profiles:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def check(extra: Mapping[str, Profiles], artifacts: AbstractSet[tuple[str, str]]) -> None:
+    """Raise InputError for profiles, by file, that timed none of the artifacts (digest and runtime)."""
+    for where, one in extra.items():
+        if not one.artifacts & artifacts:
+            there = ", ".join(dict.fromkeys(f"{p.latency.model} · {p.runtime} ({p.latency.digest[:12]})" for p in one.flat()))
+            raise InputError(
+                f"{where} measured other artifacts than are compared here: {there or 'none'}. Measure the compared bundles on the "
+                f"target: python -m fer_lab.compare BUNDLE… --latency-only --out {where}"
+            )
 
 
 def take(

@@ -5,8 +5,9 @@
     rows/00.npz     one model × runtime: per-face probabilities (one array per seed, dropped faces apart), corrupted predictions,
                     the batch audit
     latency.json    raw samples
+    .lock           while a process works on the folder
 
-`derive` in measure.derive reads these four and nothing else.
+`derive` in measure.derive reads the first four and nothing else.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import tokenize
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +27,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import Conflict, InputError, NotFound
 from fer_lab.core.types import Evaluation, Host, Split
-from fer_lab.measure.comparison import Audit, write_atomically
+from fer_lab.measure.comparison import FILE, Audit, write_atomically
 
 SCHEMA = 1
-PLAN, FACES, ROWS, LATENCY = "plan.json", "faces.npz", "rows", "latency.json"
+PLAN, FACES, ROWS, LATENCY, LOCK = "plan.json", "faces.npz", "rows", "latency.json", ".lock"
+DAMAGED = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+"""What NumPy raises for an npz file with altered bytes."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,34 @@ class Answers:
     dropped: tuple[npt.NDArray[np.float32], ...] = ()  # [D, K] per seed: what it says about `Faces.dropped`
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other processes out of it meanwhile. Raises Conflict when one is at work there."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Conflict(
+            f"another process makes the comparison in {folder}; nothing was changed. Wait for its end, or stop it and give the "
+            "same command again, it goes on from there"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps an open file; a folder that holds anything stays
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        lock.release()
+
+
+def is_new(folder: Path) -> bool:
+    """Whether there is no such folder, or nothing in it but the lock."""
+    return not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir())
+
+
 def read_plan(folder: Path) -> Plan:
     """Read plan.json. Raises NotFound when there is none, InputError when it does not fit."""
     from pydantic import TypeAdapter, ValidationError
@@ -151,21 +185,27 @@ def read_faces(folder: Path) -> Faces:
     return Faces(tuple(map(str, arrays["names"].tolist())), arrays["targets"], arrays["votes"], arrays["clean"], slices, dropped)
 
 
-def write_answers(path: Path, answers: Answers) -> None:
-    """Write a row's answers; an interrupted write leaves nothing behind."""
+def write_answers(folder: Path, plan: Plan, index: int, answers: Answers) -> None:
+    """Write a row's answers and whose they are; an interrupted write leaves nothing behind."""
     arrays: dict[str, npt.NDArray[Any]] = {f"probs_{i}": probs for i, probs in enumerate(answers.probs)}
     arrays |= {f"dropped_{i}": probs for i, probs in enumerate(answers.dropped)}
     arrays |= {f"corrupted: {name}": predicted for name, predicted in answers.corrupted.items()}
     if answers.corrupted_rows is not None:
         arrays["corrupted_rows"] = answers.corrupted_rows
-    arrays["facts"] = np.array(json.dumps({"precision": answers.precision, "audit": asdict(answers.audit)}))
-    _save(path, arrays)
+    facts = {"precision": answers.precision, "audit": asdict(answers.audit), **_whose(plan, index)}
+    arrays["facts"] = np.array(json.dumps(facts))
+    _save(row_path(folder, index), arrays)
 
 
-def read_answers(path: Path) -> Answers:
-    """Read a row's answers."""
+def read_answers(folder: Path, plan: Plan, index: int) -> Answers:
+    """Read a row's answers. Raises InputError when they are those of another comparison or artifact."""
+    path = row_path(folder, index)
     arrays = _load(path)
     facts = json.loads(str(arrays["facts"]))
+    expected = _whose(plan, index)
+    found = {name: facts.get(name, value) for name, value in expected.items()}  # older records do not say
+    if found != expected:
+        raise InputError(f"{path}: answers of {found}, expected those of {expected}. {_way_out(path)}")
     count = sum(name.startswith("probs_") for name in arrays)
     return Answers(
         tuple(arrays[f"probs_{i}"] for i in range(count)),
@@ -185,6 +225,12 @@ def evaluation(plan: Plan, row: PlannedRow, faces: Faces, probs: npt.NDArray[np.
     )  # fmt: skip
 
 
+def _whose(plan: Plan, index: int) -> dict[str, str]:
+    """What the answers of a row belong to."""
+    row = plan.rows[index]
+    return {"comparison": plan.id, "runtime": row.runtime, "digest": row.digest}
+
+
 def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -200,11 +246,18 @@ def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.is_file():
-        raise NotFound(
-            f"{path} is missing: the comparison was not finished. Run the same fer_lab.compare again, it goes on from there"
-        )
+        raise NotFound(f"{path} is missing. {_way_out(path)}")
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: unreadable ({error}). Remove it and run the same fer_lab.compare again") from None
+    except DAMAGED as error:
+        raise InputError(f"{path}: unreadable ({error}). {_way_out(path)}") from None
+
+
+def _way_out(path: Path) -> str:
+    """What to do about a part that is missing or that does not fit."""
+    folder = path.parent.parent if path.parent.name == ROWS else path.parent
+    if (folder / FILE).is_file():
+        return f"This comparison is finished: bring back a copy of {path.name}; comparing again is another look at the faces"
+    remove = f"remove {path.name} and " if path.is_file() else ""
+    return f"This comparison is not finished: {remove}give the same fer_lab.compare again, it goes on from there"

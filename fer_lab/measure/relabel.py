@@ -33,13 +33,13 @@ def relabel(folder: Path, measured: FaceDataset, other: FaceDataset, out: Path, 
         )
     if other.fingerprint == plan.fingerprint:
         raise InputError(f"{folder} is on the labels of {other.name} already; leave --dataset out")
-    answers = [record.read_answers(record.row_path(folder, i)) for i in range(len(plan.rows))]
+    answers = [record.read_answers(folder, plan, i) for i in range(len(plan.rows))]
     if any([len(probs) for probs in answer.dropped] != [len(faces.dropped)] * len(answer.probs) for answer in answers):
         raise InputError(
             f"{folder} stores no answers about the faces that {plan.label_source} drops: an older fer_lab began it. Compare again"
         )
     key = hashlib.sha256(f"{plan.key} {other.fingerprint}".encode()).hexdigest()
-    if out.is_dir() and any(out.iterdir()) and _key(out) != key:
+    if not record.is_new(out) and _key(out) != key:
         raise InputError(f"{out} holds other files; give a new or empty folder with --out")
 
     rows, targets = kept_faces(other, plan.protocol, plan.split)
@@ -65,10 +65,11 @@ def relabel(folder: Path, measured: FaceDataset, other: FaceDataset, out: Path, 
         f"the answers are those of comparison {plan.id} on {plan.dataset}: one look at the {plan.split} faces, two label sources; "
         "looks are counted under the first"
     )
-    replace(
+    plan = replace(
         plan, key=key, id=f"{plan.id}-{other.label_source}", dataset=other.name, fingerprint=other.fingerprint,
         label_source=other.label_source, rows=tuple(planned), notes=(*plan.notes, note), pictures=plan.pictures and pictures,
-    ).write(out)  # fmt: skip
+    )  # fmt: skip
+    plan.write(out)
     record.write_faces(
         out,
         record.Faces(
@@ -77,7 +78,7 @@ def relabel(folder: Path, measured: FaceDataset, other: FaceDataset, out: Path, 
         ),
     )  # fmt: skip
     for index, answer in enumerate(relabelled):
-        record.write_answers(record.row_path(out, index), answer)
+        record.write_answers(out, plan, index, answer)
     if (folder / record.LATENCY).is_file():
         copyfile(folder / record.LATENCY, out / record.LATENCY)
 

@@ -42,7 +42,7 @@ def write(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> 
     except ImportError:
         raise MissingPart("jinja2", "lab", "the report") from None
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": paper.percent, "points": _points, "ms": _ms, "short": paper.short}
+    environment.filters |= {"percent": paper.percent, "points": _points, "ms": _ms, "short": comparison.names.__getitem__}
     source = resources.files("fer_lab.measure").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(_context(comparison, folder, dataset))
     return write_atomically(folder / FILE, page)
@@ -68,10 +68,11 @@ def recommend(comparison: Comparison) -> Advice:
     quiet = c.noise_floor is not None and c.noise_floor <= verdicts.NOISY
     chosen, rule = _break_tie(tied, quiet)
     said = accuracy[id(chosen)]
-    box = chosen.host or c.host.name
-    speed = f", {_ms(chosen.p50_ms)} ms per face (median) on {box}" if chosen.p50_ms is not None else ""
+    speed = (
+        f", {_ms(chosen.p50_ms)} ms {paper.per_call(chosen.batch)} (median) on {chosen.host}" if chosen.p50_ms is not None else ""
+    )
     headline = (
-        f"Recommended: {paper.short(chosen.model)} in {chosen.runtime}: {chosen.accuracy:.2%} "
+        f"Recommended: {c.names[chosen.model]} in {chosen.runtime}: {chosen.accuracy:.2%} "
         f"({chosen.accuracy_low:.1%}–{chosen.accuracy_high:.1%}) of {chosen.n} faces{speed}"
     )
     return Advice(chosen, headline, tuple(_reasons(c, chosen, said, len(tied), rule)), tuple(_undecided(c, quiet)))
@@ -100,7 +101,7 @@ def _validated(row: Row) -> float | None:
 
 def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: int, rule: str) -> list[str]:
     reasons = []
-    reference = f"{paper.short(c.reference_model)} · {c.reference_runtime}"
+    reference = _label(c, c.reference)
     if said is None:
         others = [v.verdict for v in c.verdicts if v.aspect == "accuracy"]
         reasons.append(
@@ -127,13 +128,13 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
     open_questions = []
     for v in c.verdicts:
         if v.aspect == "accuracy" and v.verdict == "undecided":
-            open_questions.append(f"{paper.short(v.model)} · {v.runtime} against the reference on accuracy: {v.reason}.")
+            open_questions.append(f"{_label(c, v)} against the reference on accuracy: {v.reason}.")
     if c.noise_floor is None:
         open_questions.append("Latency was not measured; nothing is known about speed.")
     elif not quiet:
         open_questions.append(
-            f"Latency: one model against itself differed by up to {c.noise_floor:.1%} on this machine; no row is called faster or "
-            "slower. Measure again when it is idle."
+            f"Latency: one model against itself differed by up to {c.noise_floor:.1%} where it was measured; no row is called "
+            "faster or slower. Measure again when that machine is idle."
         )
     rare = [label for label, figures in c.rows[0].per_class.items() if figures.n < RARE]
     if rare:
@@ -141,7 +142,7 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
         open_questions.append(f"Rare classes are flagged, never ranked: {counts}.")
     if all(row.seeds is None for row in c.rows):
         open_questions.append("Each row is one training run; how much another seed would change is not in these intervals.")
-    unknown = [paper.short(row.model) for row in c.rows if row.audit.test_faces_in_training is None]
+    unknown = [c.names[row.model] for row in c.rows if row.audit.test_faces_in_training is None]
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         open_questions.append(f"Whether {names} saw these faces in training cannot be told: other or unrecorded training data.")
@@ -152,6 +153,8 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
 
 def _context(c: Comparison, folder: Path, dataset: FaceDataset | None) -> dict[str, Any]:
     advice = recommend(c)
+    timed = paper.timing(c)
+    per = paper.per_call(timed.spec.batch if timed else None)
     ranked = paper.ranked(c)
     number = {(row.model, row.runtime): i for i, row in enumerate(ranked)}
     evaluations = _evaluations(c, folder)
@@ -167,16 +170,16 @@ def _context(c: Comparison, folder: Path, dataset: FaceDataset | None) -> dict[s
     pad = (high - low) * 0.08 or 0.01
     return {
         "c": c, "advice": advice, "table": table, "scale": (low - pad, high + pad), "rare": RARE,
-        "titles": {(row.model, row.runtime): _label(row) for row in ranked},
         "best": max(ranked, key=lambda row: row.accuracy),
-        "pareto": _pareto(ranked, c), "forest": _forest(c), "ecdf": _ecdf(c, number), "robust": _robust(ranked, number),
-        "diagrams": _diagrams(ranked, evaluations, number), "latency": _latency_rows(c), "classes": _classes(c, ranked),
+        "pareto": _pareto(ranked, c, per), "forest": _forest(c), "ecdf": _ecdf(c, number), "robust": _robust(c, ranked, number),
+        "diagrams": _diagrams(c, ranked, evaluations, number), "latency": _latency_rows(c), "classes": _classes(c, ranked),
         "slices": _slices(c, ranked), "confusion": _confusion(advice.row, c.labels),
         "worst": _worst(chosen, dataset) if chosen is not None and dataset is not None else [],
         "with_faces": dataset is not None,
         "secondary": [v for v in c.verdicts if v.aspect != "accuracy" and v.verdict in ("better", "worse")],
         "aspect": _aspect, "methods": paper.methods(c).split("\n\n"), "bins": metrics.ECE_BINS,
-        "calibration_floor": paper.calibration_floor(c),
+        "calibration_floor": paper.calibration_floor(c), "per_call": per,
+        "control": paper.control(c, timed) if timed else None,
     }  # fmt: skip
 
 
@@ -184,37 +187,36 @@ def _evaluations(c: Comparison, folder: Path) -> dict[tuple[str, str], Evaluatio
     plan, faces = record.read_plan(folder), record.read_faces(folder)
     found = {}
     for i, row in enumerate(plan.rows):
-        answers = record.read_answers(record.row_path(folder, i))
+        answers = record.read_answers(folder, plan, i)
         order = np.argsort([(p.argmax(axis=1) == faces.targets).mean() for p in answers.probs], kind="stable")
         found[row.model, row.runtime] = record.evaluation(plan, row, faces, answers.probs[int(order[(len(order) - 1) // 2])])
     return found
 
 
-def _label(row: Row) -> str:
-    return f"{paper.short(row.model)} · {row.runtime}"
+def _label(c: Comparison, of: Row | Verdict) -> str:
+    return f"{c.names[of.model]} · {of.runtime}"
 
 
-def _pareto(rows: Sequence[Row], c: Comparison) -> str | None:
+def _pareto(rows: Sequence[Row], c: Comparison, per: str) -> str | None:
     boxes = []
     for i, row in enumerate(rows):
-        own = [p for p in c.profiles_of(row) if p.host.name == row.host and not p.spec.end_to_end]
-        own = [p for p in own if (p.spec.batch, p.spec.threads) == (row.batch, row.threads)]
-        if row.p50_ms is None or not own:
+        timed = c.timing_of(row)
+        if timed is None:
             continue
-        interval = stats.median_interval(own[0].latency.rounds)
+        interval = stats.median_interval(timed.latency.rounds)
         boxes.append(
             charts.Box(
-                _label(row), interval.value, interval.low, interval.high, row.accuracy, row.accuracy_low, row.accuracy_high,
+                _label(c, row), interval.value, interval.low, interval.high, row.accuracy, row.accuracy_low, row.accuracy_high,
                 row.size_mb, i, row.on_front, row.dominated_by,
             )
         )  # fmt: skip
-    return charts.pareto(boxes) if boxes else None
+    return charts.pareto(boxes, per) if boxes else None
 
 
 def _forest(c: Comparison) -> str | None:
     said = [v for v in c.verdicts if v.aspect == "accuracy"]
     changes = [
-        charts.Change(f"{paper.short(v.model)} · {v.runtime}", v.change * 100, v.low * 100, v.high * 100, v.verdict)
+        charts.Change(_label(c, v), v.change * 100, v.low * 100, v.high * 100, v.verdict)
         for v in said
         if v.change is not None and v.low is not None and v.high is not None
     ]
@@ -224,12 +226,14 @@ def _forest(c: Comparison) -> str | None:
 def _ecdf(c: Comparison, number: dict[tuple[str, str], int]) -> str | None:
     series = []
     for row in c.rows:
-        own = [p for p in c.profiles_of(row) if p.host.name == row.host and not p.spec.end_to_end and p.spec.batch == row.batch]
-        if own:
-            samples = np.sort(own[0].latency.samples_ms)
+        timed = c.timing_of(row)
+        if timed is not None:
+            samples = np.sort(timed.latency.samples_ms)
             at = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), 160)).round().astype(int))
             series.append(
-                charts.Line(_label(row), samples[at].tolist(), ((at + 1) / len(samples)).tolist(), number[row.model, row.runtime])
+                charts.Line(
+                    _label(c, row), samples[at].tolist(), ((at + 1) / len(samples)).tolist(), number[row.model, row.runtime]
+                )
             )
     if not series:
         return None
@@ -238,46 +242,49 @@ def _ecdf(c: Comparison, number: dict[tuple[str, str], int]) -> str | None:
     )
 
 
-def _robust(rows: Sequence[Row], number: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+def _robust(c: Comparison, rows: Sequence[Row], number: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for row in rows for name in row.robustness))
     charts_of = []
     for name in names:
         measured = [(row, row.robustness[name]) for row in rows if name in row.robustness]
-        series = [charts.Line(_label(row), curve.levels, curve.accuracy, number[row.model, row.runtime]) for row, curve in measured]
+        series = [
+            charts.Line(_label(c, row), curve.levels, curve.accuracy, number[row.model, row.runtime]) for row, curve in measured
+        ]
         unit, n = measured[0][1].unit, measured[0][1].n
         low, high = min(min(line.ys) for line in series), max(max(line.ys) for line in series)
         svg = charts.lines(
             series, unit, "accuracy", width=420, height=230, y_range=(max(0.0, low - 0.05), min(1.0, high + 0.05)), title=name,
             x_ticks=measured[0][1].levels,
         )  # fmt: skip
-        areas = [{"label": _label(row), "series": number[row.model, row.runtime], "area": curve.area} for row, curve in measured]
+        areas = [{"label": _label(c, row), "series": number[row.model, row.runtime], "area": curve.area} for row, curve in measured]
         charts_of.append({"name": name, "svg": svg, "areas": areas, "n": n})
     return charts_of
 
 
 def _diagrams(
-    rows: Sequence[Row], evaluations: dict[tuple[str, str], Evaluation], number: dict[tuple[str, str], int]
+    c: Comparison,
+    rows: Sequence[Row],
+    evaluations: dict[tuple[str, str], Evaluation],
+    number: dict[tuple[str, str], int],
 ) -> list[dict[str, str]]:
     found = []
     for row in rows[:MOST_DIAGRAMS]:
         e = evaluations[row.model, row.runtime]
         _, share, confidence, accuracy = metrics.reliability_bins(e.probs, e.targets)
         svg = charts.reliability(
-            _label(row), share.tolist(), confidence.tolist(), accuracy.tolist(), row.ece, number[row.model, row.runtime]
+            _label(c, row), share.tolist(), confidence.tolist(), accuracy.tolist(), row.ece, number[row.model, row.runtime]
         )
-        found.append({"label": _label(row), "svg": svg, "ece": f"{row.ece:.3f}"})
+        found.append({"label": _label(c, row), "svg": svg, "ece": f"{row.ece:.3f}"})
     return found
 
 
 def _latency_rows(c: Comparison) -> list[dict[str, Any]]:
-    by_digest = {(row.digest, row.runtime): row for row in c.rows}
     found = []
     for p in c.profiles:
-        row = by_digest.get((p.latency.digest, p.runtime))
         samples = p.latency.samples_ms
         found.append(
             {
-                "label": _label(row) if row else f"{paper.short(p.latency.model)} · {p.runtime}", "host": p.host.name, "p": p,
+                "label": paper.timed_name(c, p), "host": p.host.name, "p": p,
                 "n": len(samples), "p50": p.percentile_ms(50), "p90": p.percentile_ms(90), "p95": p.percentile_ms(95),
                 "p99": p.percentile_ms(99), "max": float(samples.max()), "rate": 1000 * p.spec.batch / float(samples.mean()),
             }

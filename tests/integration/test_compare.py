@@ -14,12 +14,16 @@ import pytest
 from fer_lab import compare
 from fer_lab.backends.foreign import card_path
 from fer_lab.backends.session import backends
+from fer_lab.core.errors import FerLabError
 from fer_lab.core.labels import EIGHT
+from fer_lab.core.types import Host, LatencyProfile, LatencySpec
 from fer_lab.measure import comparison as comparisons
-from fer_lab.measure import conduct, profiles
+from fer_lab.measure import conduct, profiles, record, report
 from fer_lab.measure.candidates import Candidate, of_seeds
 from fer_lab.measure.conduct import Request
+from fer_lab.measure.stats import Interval
 from tests import linear_bundle
+from tests.gate_records import good_comparison, good_row
 
 QUICK = ["--no-latency", "--no-robustness", "--no-log"]
 BF16 = ("openvino-bf16",) if backends()["openvino-bf16"].unavailable("CPU") is None else ()  # what this host adds
@@ -164,6 +168,204 @@ def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
     assert result["looks"] == 1
     assert run(capsys, "--replay", result["folder"])[0] == 0
     assert "data:image" not in (lab / result["folder"] / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The ids under which the test split was looked at."""
+    ids = []
+    monkeypatch.setattr(compare._Registry, "count_look", lambda self, c, d, identity: ids.append(identity) or len(ids))
+    return ids
+
+
+def contents(folder):
+    """Every file of a folder with its bytes."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(["a"], ["a"]), (["a", "--out", "out"], ["b", "--out", "out"])], ids=["same command", "same folder"]
+)
+def test_two_processes_share_no_folder(lab, capsys, monkeypatch, looks, first, second):
+    """The same command twice at once, or another model with the same --out: exit 5, nothing is asked, no look is counted."""
+    told = []
+    count = compare._Registry.count_look
+
+    def meanwhile(*rest):
+        told.append(run(capsys, *second, *QUICK))
+        return count(*rest)
+
+    monkeypatch.setattr(compare._Registry, "count_look", meanwhile)
+    code, result, _ = run(capsys, *first, *QUICK)
+    assert (code, {row["model"] for row in result["rows"]}) == (0, {"a"})
+    ((code, _, err),) = told
+    assert (code, looks) == (5, [result["id"]])
+    assert "another process makes the comparison in" in err
+    assert result["folder"] in err
+    assert len(list(lab.rglob(record.PLAN))) == 1
+    assert not list(lab.rglob(record.LOCK))
+
+
+def test_a_comparison_is_not_written_over(lab, capsys, monkeypatch, looks):
+    """--out with a finished one, be it the very same, or with another unfinished one: exit 2, told what to do, all is kept."""
+    _, first, _ = run(capsys, "a", "--out", "done", *QUICK)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(conduct, "_ask", interrupted)
+        assert run(capsys, "a", "--out", "begun", *QUICK)[0] == 130
+    before = contents(lab / "done"), contents(lab / "begun")
+    for model, out, says in (
+        ("a", "done", f"holds comparison {first['id']}; give another folder, or show that one again: python -m fer_lab.compare"),
+        ("b", "done", f"holds comparison {first['id']}"),
+        ("b", "begun", "not finished, of other models or rules; give another folder"),
+        ("b", "a", "holds other files"),
+    ):  # fmt: skip
+        code, _, err = run(capsys, model, "--out", out, *QUICK)
+        assert (code, says in err) == (2, True), err
+    assert before == (contents(lab / "done"), contents(lab / "begun"))
+    assert len(looks) == 2
+    code, second, _ = run(capsys, "a", "--out", "begun", *QUICK)
+    assert (code, [second["id"]]) == (0, looks[1:])
+
+
+def test_interrupted_before_the_report_is_one_look(lab, capsys, monkeypatch, looks):
+    """comparison.json is the last file: without the report nothing is finished, and the same command goes on."""
+    real = report.write
+    stops = [KeyboardInterrupt]
+
+    def write(*rest):
+        if stops:
+            raise stops.pop()
+        return real(*rest)
+
+    monkeypatch.setattr(report, "write", write)
+    assert run(capsys, "a", *QUICK)[0] == 130
+    code, result, err = run(capsys, "a", *QUICK)
+    assert (code, "going on with" in err) == (0, True)
+    assert looks == [result["id"]]
+
+
+def test_what_could_not_be_logged_is_not_lost(lab, capsys, monkeypatch):
+    """The error names the command that shows the comparison."""
+
+    def away(*_):
+        raise FerLabError("the server is away")
+
+    monkeypatch.setattr(compare._Registry, "__init__", lambda self: setattr(self, "store", object()))
+    monkeypatch.setattr(compare, "_log", away)
+    code, _, err = run(capsys, "a", "--out", "out", *QUICK[:-1])
+    assert code == 1
+    assert err.endswith("nothing is lost: python -m fer_lab.compare --replay out\nerror: the server is away\n"), err
+    assert run(capsys, "--replay", "out")[0] == 0
+
+
+def test_damaged_parts_are_no_dead_end(lab, capsys, monkeypatch, looks):
+    """While it is unfinished the faces are written again, and answers are removed and asked again; else a copy is needed."""
+    real = report.write
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write", interrupted)
+    assert run(capsys, "a", "--out", "out", "--runtimes", "openvino", *QUICK)[0] == 130
+    faces, answers = lab / "out" / record.FACES, record.row_path(lab / "out", 0)
+    faces.write_bytes(faces.read_bytes()[:100])
+    answers.write_bytes(answers.read_bytes()[:100])
+    code, _, err = run(capsys, "a", "--out", "out", "--runtimes", "openvino", *QUICK)
+    assert (code, "remove 00.npz and give the same fer_lab.compare again" in err) == (2, True), err
+    answers.unlink()
+    monkeypatch.setattr(report, "write", real)
+    assert run(capsys, "a", "--out", "out", "--runtimes", "openvino", *QUICK)[0] == 0
+    assert len(looks) == 1
+    faces.unlink()
+    code, _, err = run(capsys, "--replay", "out")
+    assert (code, "bring back a copy of faces.npz" in err) == (2, True), err
+
+
+def edge(path, host, *timed, batch=1):
+    """Write profiles as another host takes them of (digest, runtime) pairs."""
+    rounds = tuple((2.0, 2.1) for _ in range(20))
+    taken = tuple(
+        LatencyProfile("there", digest, LatencySpec(runtime, 2, batch), rounds, 5.0, 2.0, None, 1.0) for digest, runtime in timed
+    )
+    group = profiles.Group(2, batch, False, 0.02, Interval(1.0, 0.99, 1.01), rounds, None, None, taken)
+    profiles.Profiles(Host(host, "Linux", "An Edge Processor", 4, ()), "2026-01-01T00:00:00Z", (group,)).write(path)
+
+
+def test_profiles_of_other_artifacts_are_refused(lab, capsys, looks):
+    """By name, before the test split is looked at; in a replay the latency that is there stays."""
+    edge(lab / "edge.json", "edge", ("0123456789abcdef", "openvino"))
+    code, _, err = run(capsys, "a", "--profiles", "edge.json", *QUICK)
+    assert (code, "edge.json measured other artifacts than are compared here: there · openvino (0123456789ab)" in err) == (2, True)
+    assert (looks, (lab / "comparisons").exists()) == ([], False)
+    run(capsys, "a", "--out", "out", *QUICK)
+    before = contents(lab / "out")
+    assert run(capsys, "--replay", "out", "--profiles", "edge.json")[0] == 2
+    assert before == contents(lab / "out")
+
+
+def test_the_first_of_several_profiles_gives_the_figures(lab, capsys):
+    """The others are in the record too; a row that it did not time has none, which is noted."""
+    _, result, _ = run(capsys, "a", "--out", "out", *QUICK, "--runtimes", "onnx,openvino")
+    digest = {row["runtime"]: row["digest"] for row in result["rows"]}
+    edge(lab / "one.json", "one", (digest["openvino"], "openvino"), batch=8)
+    edge(lab / "two.json", "two", *((digest[runtime], runtime) for runtime in digest))
+    code, again, _ = run(capsys, "--replay", "out", "--profiles", "one.json", "--profiles", "two.json")
+    assert code == 0
+    assert {row["runtime"]: row["host"] for row in again["rows"]} == {"onnx": None, "openvino": "one"}
+    found = comparisons.read(lab / "out")
+    assert [profile.host.name for profile in found.profiles] == ["one", "two", "two"]
+    assert "one timed 1 of 2 rows; nothing is known about the speed of the others" in found.notes
+    page = (lab / "out" / "report.html").read_text(encoding="utf-8")
+    assert "median latency per call of 8 faces in ms" in page
+    assert "<span>median per call of 8 faces;" in page or again["recommended"]["runtime"] == "onnx"
+    assert "a · openvino against itself" in page
+
+
+def test_bundles_of_one_name_are_told_apart(lab, drawn, capsys):
+    """On the screen and in the report, by the folder above."""
+    for folder, noise in (("x", 0.0), ("y", 3.0)):
+        linear_bundle.write(lab / folder / "net", drawn, noise=noise, runtimes=("onnx",))
+    assert compare.main(["x/net", "y/net", "--out", "out", *QUICK]) == 0
+    out = capsys.readouterr().out
+    page = (lab / "out" / "report.html").read_text(encoding="utf-8")
+    for name in ("x/net", "y/net"):
+        assert f"{name} " in out
+        assert f">{name}<" in page
+
+
+def test_the_keys_of_metrics_are_mlflow_s():
+    """Letters that MLflow refuses become dashes, parts of dots only go, and no two models share a key."""
+    from mlflow.utils.validation import _validate_metric_name
+
+    models = ["a@b", "a#b", "a b.c/d", "../x/net", "net", "models:/fer/3", "/", "..", "ärger"]
+    rows = tuple(good_row(model, runtime="openvino:GPU") for model in models)
+    found = compare._metrics(good_comparison(rows=rows))
+    assert len(found) == 5 * len(models)
+    for key in found:
+        _validate_metric_name(key)
+    assert {"test/a-b/openvino-GPU/accuracy", "test/a-b/openvino-GPU-/accuracy", "test/fer/3/openvino-GPU/ece"} <= set(found)
+
+
+def test_next_is_a_command_that_can_work(home):
+    """Promote what can be promoted, by a name under which its comparison is found; of all else the report."""
+    comparison = good_comparison()
+    row = comparison.rows[1]
+    promote = f"python -m fer_lab.promote {row.model} --runtime openvino --comparison"
+    seeds = comparisons.Seeds(("runs:/1", "runs:/2"), (0.8, 0.9), 0.85, 0.07, 0.2, 1.0)
+    for change, split, folder, logged, expected in (
+        ({}, "test", home / "comparisons" / "c1", False, f"{promote} c1"),
+        ({}, "test", home / "out", False, f"{promote} {home / 'out'}"),
+        ({}, "test", home / "out", True, f"{promote} c1"),
+        ({}, "valid", home / "out", True, f"open {home / 'out' / 'report.html'}"),
+        ({"foreign": True}, "test", home / "out", True, f"open {home / 'out' / 'report.html'}"),
+        ({"seeds": seeds}, "test", home / "out", True, f"open {home / 'out' / 'report.html'}"),
+    ):
+        said = compare._next(replace(comparison, split=split), replace(row, **change), folder, logged=logged)
+        assert said == expected
 
 
 def test_latency_only_needs_the_core_install_and_joins_by_digest(lab, capsys):

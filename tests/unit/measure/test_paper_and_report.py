@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from fer_lab.core.types import Verdict
+from fer_lab.core.types import Host, Verdict
 from fer_lab.measure import charts, paper, report
-from tests.gate_records import CHALLENGER, good_comparison, good_row
+from tests.gate_records import CHALLENGER, HOST, good_comparison, good_row, profile
 
 
 def test_the_csv_has_one_line_per_row_and_the_verdict():
@@ -61,6 +61,46 @@ def test_methods_state_what_a_reviewer_asks():
         "References",
     ):
         assert word in text
+
+
+def timed(digest: str, host: Host = HOST, *, batch: int = 1, threads: int = 1, floor: float = 0.01):
+    """A profile under another specification."""
+    one = profile(digest, host=host, threads=threads)
+    latency = replace(one.latency, spec=replace(one.spec, batch=batch))
+    return replace(one, noise_floor=floor, latency=latency)
+
+
+def test_methods_tell_the_measurement_that_the_rows_show():
+    """Another host's figures: its processor, threads, batch, samples and floor, and the model that was its control."""
+    edge = Host("edge", "Linux", "An Edge Processor", 16, ("neon",))
+    there = (timed("d2", edge, batch=8, threads=4, floor=0.031), timed("d1", edge, batch=8, threads=4, floor=0.031))
+    rows = [replace(row, host="edge", threads=4, batch=8, samples=40) for row in good_comparison().rows]
+    comparison = good_comparison(rows=tuple(rows), profiles=(profile("d1"), profile("d2"), *there))
+    (said,) = [text for text in paper.methods(comparison).split("\n\n") if text.startswith("**Latency**")]
+    for words in ("An Edge Processor", "4 threads, batch 8", "at least 40 samples per row", "noise floor of 3.1%"):
+        assert words in said
+    assert "fer-synthetic-8/2 · openvino against itself (A/A)" in said  # the first that was timed there, not the reference
+    for words in ("A Processor", "cores", "1 000", "5 s", "The reference against itself"):
+        assert words not in said
+    untimed = replace(comparison, rows=tuple(replace(row, host=None, threads=None, batch=None) for row in rows))
+    assert "**Latency**" not in paper.methods(untimed)
+
+
+@pytest.mark.parametrize(("batch", "words"), [(1, " ms per face (median)"), (8, " ms per call of 8 faces (median)")])
+def test_the_headline_says_what_a_latency_is_of(batch, words):
+    """A call of eight faces is not a face."""
+    comparison = good_comparison(good_row(batch=batch), verdicts=said("better"))
+    assert words in report.recommend(comparison).headline
+
+
+def test_models_of_one_name_stay_apart_in_every_table():
+    """Two bundles in folders of one name, told apart by the folder above."""
+    one, two = (good_row(f"runs/{name}/bundle", digest=name, runtime="onnx") for name in ("a", "b"))
+    comparison = good_comparison(rows=(one, two), reference_model=one.model, reference_runtime="onnx", verdicts=())
+    for text in (paper.leaderboard_md(comparison), paper.leaderboard_tex(comparison)):
+        assert "a/bundle" in text
+        assert "b/bundle" in text
+    assert report.recommend(comparison).headline.startswith("Recommended: a/bundle in onnx")
 
 
 def test_the_calibration_floor_is_that_of_all_rows():
@@ -150,7 +190,8 @@ def test_labels_in_charts_are_escaped():
 def test_labels_of_dots_that_lie_together_stay_inside_and_apart():
     """Ten alike dots: ten lines, none above the picture's edge, no two on one line."""
     boxes = [charts.Box(f"model {i} in a runtime", 5.0, 4.9, 5.1, 0.81, 0.79, 0.82, 20.0, i, True, None) for i in range(10)]
-    lines = [float(y) for y in re.findall(r'class="mark" x="[0-9.]+" y="([-0-9.]+)"', charts.pareto(boxes))]
+    svg = charts.pareto(boxes, "per face")
+    lines = [float(y) for y in re.findall(r'class="mark" x="[0-9.]+" y="([-0-9.]+)"', svg)]
     assert len(lines) == 10
     assert min(lines) > 12
     assert min(abs(a - b) for i, a in enumerate(lines) for b in lines[:i]) >= 13

@@ -35,14 +35,17 @@ def stored(folder: Path, dataset: FaceDataset, rng: np.random.Generator) -> tupl
     left_out = tuple(dataset.names[i] for i in dropped)
     record.write_faces(folder, record.Faces(names, targets, dataset.votes[rows], clean, dataset.slices, left_out))
     curves = {"blur": np.zeros((2, 3), np.int16)}
-    record.write_answers(
-        record.row_path(folder, 0),
-        record.Answers(
-            tuple(probs[rows] for probs in said), "f32", Audit(), curves, np.arange(3), tuple(probs[dropped] for probs in said)
-        ),
+    answers = record.Answers(
+        tuple(probs[rows] for probs in said), "f32", Audit(), curves, np.arange(3), tuple(probs[dropped] for probs in said)
     )
+    record.write_answers(folder, plan, 0, answers)
     (folder / record.LATENCY).write_text("{}")
     return plan, said
+
+
+def answers_in(folder: Path) -> record.Answers:
+    """The answers of the one row in a folder."""
+    return record.read_answers(folder, record.read_plan(folder), 0)
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_each_seed_answers_for_the_faces_that_are_kept_now(tmp_path: Path, drawn
     _, said = stored(tmp_path / "a", drawn, np.random.default_rng(0))
     relabel(tmp_path / "a", drawn, other, tmp_path / "b", pictures=False)
     rows, targets = kept_faces(other, "ferplus8", "test")
-    faces, answers = record.read_faces(tmp_path / "b"), record.read_answers(record.row_path(tmp_path / "b", 0))
+    faces, answers = record.read_faces(tmp_path / "b"), answers_in(tmp_path / "b")
     assert faces.names == tuple(other.names[i] for i in rows)
     assert (faces.targets == targets).all()
     for probs, seed in zip(answers.probs, said, strict=True):
@@ -90,21 +93,22 @@ def test_votes_that_drop_nobody(tmp_path: Path, drawn: FaceDataset) -> None:
     stored(tmp_path / "a", whole, np.random.default_rng(0))
     relabel(tmp_path / "a", whole, turned, tmp_path / "b")
     assert record.read_faces(tmp_path / "b").dropped == ()
-    assert [part.shape for part in record.read_answers(record.row_path(tmp_path / "b", 0)).dropped] == [(0, 8)] * 2
+    assert [part.shape for part in answers_in(tmp_path / "b").dropped] == [(0, 8)] * 2
 
 
 def test_what_cannot_be_said_is_refused(tmp_path: Path, drawn: FaceDataset, other: FaceDataset) -> None:
     """Answers that an older version did not store, and answers that are no probabilities; nothing is written."""
-    stored(tmp_path / "a", drawn, np.random.default_rng(0))
-    path = record.row_path(tmp_path / "a", 0)
-    answers, faces = record.read_answers(path), record.read_faces(tmp_path / "a")
-    record.write_answers(path, replace(answers, dropped=tuple(np.full_like(part, np.nan) for part in answers.dropped)))
+    plan, _ = stored(tmp_path / "a", drawn, np.random.default_rng(0))
+    answers, faces = answers_in(tmp_path / "a"), record.read_faces(tmp_path / "a")
+    record.write_answers(
+        tmp_path / "a", plan, 0, replace(answers, dropped=tuple(np.full_like(part, np.nan) for part in answers.dropped))
+    )
     with pytest.raises(FerLabError, match="NaN"):
         relabel(tmp_path / "a", drawn, other, tmp_path / "b")
-    record.write_answers(path, replace(answers, dropped=()))
+    record.write_answers(tmp_path / "a", plan, 0, replace(answers, dropped=()))
     with pytest.raises(InputError, match="Compare again"):
         relabel(tmp_path / "a", drawn, other, tmp_path / "b")
-    record.write_answers(path, answers)
+    record.write_answers(tmp_path / "a", plan, 0, answers)
     record.write_faces(tmp_path / "a", replace(faces, dropped=()))
     with pytest.raises(InputError, match="Compare again"):
         relabel(tmp_path / "a", drawn, other, tmp_path / "b")
