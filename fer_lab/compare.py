@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--against", metavar="MODEL", help="the reference: a model, or an alias such as champion (default: the first)"
     )
-    parser.add_argument("--against-runtime", metavar="R", help="the reference's runtime (default: openvino, else its first)")
+    parser.add_argument(
+        "--against-runtime", metavar="R", help="the reference's runtime (default: the one a champion ships in; openvino)"
+    )
     parser.add_argument(
         "--runtimes", metavar="R,…", help="e.g. onnx,openvino-int8,openvino:GPU (default: all that each model holds)"
     )
@@ -207,6 +209,9 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         same = [i for i, candidate in enumerate(candidates) if candidate.identity == named.identity]
         reference = same[0] if same else len(candidates)
         candidates = candidates if same else [*candidates, named]
+    wanted = _words(args.runtimes)
+    shipped = registry.shipped_runtime(candidates[reference])
+    offered = wanted or candidates[reference].runtimes
     cards = [candidate.bundle.card for candidate in candidates if candidate.foreign is None]
     dataset_name = args.dataset or (cards[0].dataset if cards else "ferplus")
     dataset = faces.resolve(dataset_name, home)
@@ -215,10 +220,11 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     if not 0 < args.margin < 100:
         raise InputError(f"--margin is in points between 0 and 100, got {args.margin}")
     request = Request(
-        protocol=protocol, split=args.split, runtimes=_words(args.runtimes) or None, threads=_numbers(args.threads, "threads"),
+        protocol=protocol, split=args.split, runtimes=wanted or None, threads=_numbers(args.threads, "threads"),
         batches=_numbers(args.batches, "batches"), margin=args.margin / 100, robustness=not args.no_robustness,
         timed=not args.no_latency and not extra, cold_start=not args.no_cold_start,
-        reference_runtime=args.against_runtime, budget=Budget(seconds=args.seconds), pictures=not args.no_faces,
+        reference_runtime=args.against_runtime or (shipped if shipped in offered else None),
+        budget=Budget(seconds=args.seconds), pictures=not args.no_faces,
     )  # fmt: skip
 
     def count_look(identity: str) -> int | None:
@@ -391,6 +397,17 @@ class _Registry:
                 continue
             members.append(Candidate(found.ref_shown, found.bundle, run_id=run_id))
         return of_seeds(ref, tuple(members)) if members else None
+
+    def shipped_runtime(self, candidate: Candidate) -> str | None:
+        """The runtime that a champion ships in, which is what a challenger must replace; None for any other model."""
+        if candidate.name is None or candidate.version is None:
+            return None
+        from fer_lab.tracking import ledger, registry
+
+        store = self.open()
+        if registry.aliases(store, candidate.name).get(ledger.CHAMPION) != candidate.version:
+            return None
+        return registry.version_tags(store, candidate.name, candidate.version).get(ledger.RUNTIME_TAG)
 
     def count_look(self, candidates: Sequence[Candidate], dataset: FaceDataset, identity: str) -> int | None:
         """Enter this look at the test split in the ledger of every registered name that takes part; None without one."""

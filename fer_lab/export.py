@@ -78,6 +78,7 @@ def _export(args: argparse.Namespace) -> Mapping[str, Any]:
     runtimes = export.check_runtimes(wanted)
     store = open_store()
     source = registry.resolve(args.model, store) if args.model else _challenger(store)
+    run_id = registry.run_of(store, source)  # a run that did not finish is refused before the minutes that an export takes
     card = source.bundle.card
     dataset = faces.resolve(args.dataset or card.dataset, store.home)
     remark = export.check_dataset(card, dataset)
@@ -97,7 +98,7 @@ def _export(args: argparse.Namespace) -> Mapping[str, Any]:
         nothing = {"name": name, "version": None, "bundle": None, **(error.result or {})}
         raise Refused(str(error), result=nothing) from None
     _print(result, card.name)
-    version, moved = _register(store, source, result, name)
+    version, moved = _register(store, source, result, name, run_id)
     wall_s = round(time.perf_counter() - started, 1)
     answer = {
         "name": version.name, "version": version.version, "bundle": str(result.folder), "digest": result.digest,
@@ -132,11 +133,10 @@ def _origin(source: Resolved) -> str:
     return source.ref_shown if source.ref_shown.startswith(("models:/", "runs:/")) else f"bundle {source.bundle.digest[:16]}"
 
 
-def _register(store: Store, source: Resolved, result: ExportResult, name: str) -> tuple[Version, bool]:
+def _register(store: Store, source: Resolved, result: ExportResult, name: str, run_id: str | None) -> tuple[Version, bool]:
     """Register the new bundle, log the parity record, move @challenger when the source held it."""
     from fer_lab.tracking import registry
 
-    run_id = _known_run(store, source.run_id)
     origin = str(source.version) if source.version is not None else _origin(source)
     version = registry.register(store, result.folder, run_id=run_id, name=name, tags={"exported_from": origin})
     _log(store, source, result, version)
@@ -145,17 +145,6 @@ def _register(store: Store, source: Resolved, result: ExportResult, name: str) -
         registry.set_alias(store, name, "challenger", version.version)
         moved = True
     return version, moved
-
-
-def _known_run(store: Store, run_id: str | None) -> str | None:
-    """The run, when this store has it: a bundle from elsewhere names a run of another store."""
-    if not run_id:
-        return None
-    try:
-        store.run_info(run_id)
-    except NotFound:
-        return None
-    return run_id
 
 
 def _log(store: Store, source: Resolved, result: ExportResult, version: Version) -> None:

@@ -7,8 +7,8 @@
     python -m fer_lab.promote --rollback [--to 5]               # back to the previous champion, or to a named one
 
 The evidence is a comparison on the test split (`--comparison ID|PATH`); without one, the newest that measured exactly this
-artifact is taken, and when there is none, the model is exported and compared first. With a champion the section `gates`
-of the policy decides, without one `first_promotion`.
+artifact is taken, and when there is none, the model is exported and compared first. It must be against the champion in the
+runtime that the champion ships. With a champion the section `gates` of the policy decides, without one `first_promotion`.
 
 Prints one line per gate (observed, required), then what was done. Passed: @champion moves, the old one becomes @previous,
 and the runtime that was judged is what ships. Refused: exit 3, recorded as well. A champion that is no longer the one
@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
-from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound, Refused
+from fer_lab.core.errors import Conflict, FerLabError, InputError, IntegrityError, NotFound, Refused
 
 if TYPE_CHECKING:
+    from fer_lab.backends.bundle import Bundle
     from fer_lab.data.faces import FaceDataset
+    from fer_lab.gates.evidence import Champion
     from fer_lab.measure.candidates import Candidate
     from fer_lab.measure.comparison import Comparison
     from fer_lab.tracking.ledger import Entry, Ledger
@@ -99,13 +101,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     name, version = _registered(store, resolved, write=not args.dry_run)
     comparison = _named_comparison(store, args.comparison) if args.comparison else None
     if comparison is None:
-        against = (name, _champion(store, name))
-        comparison = evidence.newest(store.home, resolved.bundle, runtime, against)
-        if comparison is None and version is not None:
-            _fetch_comparisons(store, f"models:/{name}/{version}")
-            comparison = evidence.newest(store.home, resolved.bundle, runtime, against)
-        if comparison is not None:
-            console.note(f"evidence: comparison {comparison.id} of {comparison.created}")
+        comparison = _newest(store, resolved.bundle, name, version, runtime)
     if comparison is None:
         if version is not None and resolved.version is None:
             resolved = registry.resolve(f"models:/{name}/{version}", store)
@@ -114,9 +110,13 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     if row is None:
         raise InputError(_not_measured(comparison, resolved, runtime))
 
-    champion = _champion(store, name)
-    _check_current(store, name, version, runtime, champion, expect, comparison)
-    first = champion is None
+    shown = f"models:/{name}/{version}" if version is not None else resolved.ref_shown
+    standing = _champion(store, name)
+    champion = standing.version if standing else None
+    _check_expected(name, champion, expect)
+    if standing:
+        _check_current(store, shown, version, runtime, standing, comparison)
+    first = standing is None
     verdicts = policy.run(rules, comparison, row, first=first)
     failed = policy.failed(verdicts)
     result: dict[str, Any] = {
@@ -124,7 +124,6 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
         "gates": [asdict(verdict) for verdict in verdicts], "comparison": comparison.id, "policy": rules.hash,
         "first_promotion": first, "dry_run": args.dry_run,
     }  # fmt: skip
-    shown = f"models:/{name}/{version}" if version is not None else resolved.ref_shown
     judged_by = "no champion yet: first_promotion" if first else f"champion: version {champion}"
     console.table(
         f"{shown} in {runtime}, {rules.where} ({judged_by})",
@@ -140,7 +139,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
         if not args.dry_run and version is not None:
             entry = _ledger(store, name).refuse(version, reason=f"refused by {', '.join(v.gate for v in failed)}", **record)
             result["entry"] = entry.n
-        console.next_command(f"python -m fer_lab.compare {shown} --against champion" if not first else "python -m fer_lab.sweep")
+        console.next_command(_compare_again(shown, standing) if standing else "python -m fer_lab.sweep")
         raise Refused(f"{shown} is not promoted: " + " · ".join(result["reasons"]), result=result)
     if args.dry_run or version is None:
         console.say(f"{shown} would become @champion of {name} in {runtime}; nothing was changed")
@@ -193,32 +192,24 @@ def _registered(store: Store, resolved: Resolved, *, write: bool) -> tuple[str, 
     if resolved.name is not None:
         return resolved.name, resolved.version
     name = registry.model_name(resolved.bundle.card)
+    run_id = registry.run_of(store, resolved)
     if not write:
         return name, None
-    made = registry.register(store, resolved.bundle.folder, run_id=_known_run(store, resolved.run_id))
+    made = registry.register(store, resolved.bundle.folder, run_id=run_id)
     console.note(f"registered {resolved.ref_shown} as {made.uri}")
     return made.name, made.version
 
 
-def _known_run(store: Store, run_id: str | None) -> str | None:
-    """The run when this store holds it: a bundle from elsewhere names a run that is not here."""
-    if run_id is None:
-        return None
-    try:
-        store.run_info(run_id)
-    except NotFound:
-        return None
-    return run_id
-
-
-def _champion(store: Store, name: str) -> int | None:
-    """The version that @champion names, or None when there is no champion or no such model yet."""
-    from fer_lab.tracking import registry
+def _champion(store: Store, name: str) -> Champion | None:
+    """What @champion names, or None when there is no champion or no such model yet."""
+    from fer_lab.gates.evidence import Champion
+    from fer_lab.tracking import ledger, registry
 
     try:
-        return registry.aliases(store, name).get("champion")
-    except NotFound:
+        version = registry.aliases(store, name)[ledger.CHAMPION]
+    except (NotFound, KeyError):
         return None
+    return Champion(name, version, registry.version_tags(store, name, version).get(ledger.RUNTIME_TAG))
 
 
 def _ledger(store: Store, name: str) -> Ledger:
@@ -227,48 +218,45 @@ def _ledger(store: Store, name: str) -> Ledger:
     return Ledger(store, name)
 
 
-def _check_current(
-    store: Store,
-    name: str,
-    version: int | None,
-    runtime: str,
-    champion: int | None,
-    expect: int | str | None,
-    comparison: Comparison,
-) -> None:
-    """Raise Conflict unless the champion is the one that the evidence, and the caller, took it to be."""
+def _check_expected(name: str, champion: int | None, expect: int | str | None) -> None:
+    """Raise Conflict unless the champion is the one that the caller took it to be."""
     if expect is not None and champion != (None if expect == "none" else expect):
         wanted = "none" if expect == "none" else f"version {expect}"
         raise Conflict(f"the champion of {name} is {_said(champion)}, expected {wanted}; nothing was changed")
-    if champion is None:
-        return
+
+
+def _check_current(store: Store, shown: str, version: int | None, runtime: str, champion: Champion, comparison: Comparison) -> None:
+    """Raise Conflict unless the evidence is against the champion as it is shipped, and for something else."""
     from fer_lab.tracking import registry
 
+    if (version, runtime) == (champion.version, champion.runtime):
+        raise Conflict(f"{shown} already is the champion in {runtime}; nothing was changed")
     reference = comparison.reference
-    if (reference.name, reference.version) != (name, champion):
+    if not champion.is_reference(comparison):
         against = f"models:/{reference.name}/{reference.version}" if reference.name else reference.model
-        command = f"python -m fer_lab.compare models:/{name}/{version} --against champion"
-        message = f"comparison {comparison.id} is against {against}, but the champion of {name} is version {champion}"
-        raise Conflict(f"{message}; nothing was changed. Compare again: {command}")
-    if reference.bundle_digest != registry.get_version(store, name, champion).digest:
-        raise IntegrityError(f"comparison {comparison.id} names version {champion} of {name}, but measured another bundle")
-    if version == champion and _shipped(store, name, champion) == runtime:
-        raise Conflict(f"models:/{name}/{version} already is the champion in {runtime}; nothing was changed")
+        shipped = f" in {champion.runtime}" if champion.runtime else ""
+        raise Conflict(
+            f"comparison {comparison.id} is against {against} in {reference.runtime}, but the champion of {champion.name} is "
+            f"version {champion.version}{shipped}; nothing was changed. Compare again: {_compare_again(shown, champion)}"
+        )
+    if reference.bundle_digest != registry.get_version(store, champion.name, champion.version).digest:
+        raise IntegrityError(
+            f"comparison {comparison.id} names version {champion.version} of {champion.name}, but measured another bundle"
+        )
 
 
-def _shipped(store: Store, name: str, version: int) -> str | None:
-    """The runtime that was stored when this version became champion."""
-    from fer_lab.tracking import ledger, registry
-
-    return registry.version_tags(store, name, version).get(ledger.RUNTIME_TAG)
+def _compare_again(model: str, champion: Champion) -> str:
+    """The command that compares a model with the champion as it is shipped."""
+    command = f"python -m fer_lab.compare {model} --against champion"
+    return f"{command} --against-runtime {champion.runtime}" if champion.runtime else command
 
 
 def _not_measured(comparison: Comparison, resolved: Resolved, runtime: str) -> str:
     digest = resolved.bundle.runtime_digest(runtime.partition(":")[0])
     there = ", ".join(f"{row.model} · {row.runtime} ({row.digest[:12]})" for row in comparison.rows)
     return (
-        f"comparison {comparison.id} did not measure the {runtime} artifact of {resolved.ref_shown} (digest {digest[:12]}); "
-        f"it holds {there}. Run: python -m fer_lab.compare {resolved.ref_shown} --runtimes {runtime}"
+        f"comparison {comparison.id} did not measure the {runtime} artifact of {resolved.ref_shown} (digest {digest[:12]}) under "
+        f"its card and signature; it holds {there}. Run: python -m fer_lab.compare {resolved.ref_shown} --runtimes {runtime}"
     )
 
 
@@ -285,22 +273,44 @@ def _named_comparison(store: Store, where: str) -> Comparison:
         raise
 
 
+def _newest(store: Store, bundle: Bundle, name: str, version: int | None, runtime: str) -> Comparison | None:
+    """The newest comparison that measured this artifact; the store's too, when none that lies here counts against the champion."""
+    from fer_lab.gates import evidence
+
+    champion = _champion(store, name)
+    found = evidence.newest(store.home, bundle, runtime, champion)
+    if version is not None and (found is None or not evidence.counts(found, bundle, champion)):
+        _fetch_comparisons(store, f"models:/{name}/{version}")
+        found = evidence.newest(store.home, bundle, runtime, champion)
+    if found is not None:
+        console.note(f"evidence: comparison {found.id} of {found.created}")
+    return found
+
+
 def _fetch_comparisons(store: Store, model: str) -> None:
-    """Fetch the logged comparisons in which a version took part: made on another machine, or with --out elsewhere."""
+    """Fetch the logged comparisons in which a version took part: made on another machine, or with --out elsewhere.
+
+    One whose file is lost is left out: it must not stand in the way of the others.
+    """
+    from fer_lab.tracking.store import Unreachable
+
     for logged in store.find_runs(EXPERIMENT, {"kind": "comparison", "split": "test"}):
         if logged["status"] == "FINISHED" and model in logged["tags"].get("models", "").split(", "):
-            _fetch(store, logged)
+            try:
+                _fetch(store, logged)
+            except Unreachable:
+                raise
+            except (FerLabError, OSError) as error:
+                console.note(f"evidence: the comparison of run {logged['run_id']} is left out: {error}")
 
 
 def _fetch(store: Store, logged: dict[str, Any]) -> Path:
-    """Copy comparison.json of a logged comparison to where comparisons of this store root lie; returns its folder."""
+    """Copy comparison.json of a logged comparison, whole or not at all, to where comparisons of this store root lie."""
     from fer_lab.gates import evidence
 
     folder = evidence.folder_of(store.home) / str(logged["run_id"])
     if not (folder / "comparison.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with store.errors(f"fetch the comparison of run {logged['run_id']}"):
-            store.client.download_artifacts(logged["run_id"], "comparison.json", str(folder))
+        store.download_run_folder(str(logged["run_id"]), "comparison.json", folder / "comparison.json")
     return folder
 
 
@@ -330,18 +340,19 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
     if lacking:
         resolved, version = _export(store, resolved, name, runtime, dataset)
     champion = _champion(store, name)
-    console.note(
-        f"evidence: none for this artifact; comparing {resolved.ref_shown} with {_said(champion)} as champion on {dataset.name}"
-    )
+    who = _said(champion.version if champion else None)
+    console.note(f"evidence: none for this artifact; comparing {resolved.ref_shown} with {who} as champion on {dataset.name}")
     candidates = [_candidate(resolved)]
-    runtimes: tuple[str, ...] | None = (runtime,)
-    if champion is not None and champion != version:
-        reference = registry.resolve(f"models:/{name}/{champion}", store)
-        candidates.insert(0, _candidate(reference))
-        if runtime.partition(":")[0] not in reference.bundle.runtimes:
-            runtimes = None  # the champion ships in another runtime: each in all it holds
+    if champion is not None and champion.version != version:
+        candidates.insert(0, _candidate(registry.resolve(f"models:/{name}/{champion.version}", store)))
+    shipped = champion.runtime if champion else None
+    wanted = tuple(dict.fromkeys(each for each in (shipped, runtime) if each))
+    shared = all(each.partition(":")[0] in candidate.runtimes for each in wanted for candidate in candidates)
     ledger = _ledger(store, name)
-    request = Request(protocol=card.protocol, runtimes=runtimes, batches=(1,), robustness=False, end_to_end=False, cold_start=False)
+    request = Request(
+        protocol=card.protocol, runtimes=wanted if shared else None,  # else one lacks one of them: each in all it holds
+        batches=(1,), robustness=False, end_to_end=False, cold_start=False, reference_runtime=shipped,
+    )  # fmt: skip
     comparison, folder = conduct(
         candidates, dataset, request, home=store.home, progress=console.note,
         count_look=lambda identity: ledger.count_look(card.backbone, dataset.fingerprint, identity),
@@ -362,7 +373,8 @@ def _export(store: Store, resolved: Resolved, name: str, runtime: str, dataset: 
     )  # fmt: skip
     if result.refused:
         raise Refused(f"export refused {runtime}: " + "; ".join(result.refused.values()))
-    made = registry.register(store, result.folder, run_id=resolved.run_id, name=name, tags={"exported_from": str(resolved.version)})
+    run_id = registry.run_of(store, resolved)
+    made = registry.register(store, result.folder, run_id=run_id, name=name, tags={"exported_from": str(resolved.version)})
     if registry.aliases(store, name).get("challenger") == resolved.version:
         registry.set_alias(store, name, "challenger", made.version)
     console.note(f"export: registered {made.uri}")

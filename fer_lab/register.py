@@ -5,7 +5,8 @@
     python -m fer_lab.register models:/fer-ferplus-8@challenger --sign signer.pem --alias challenger
 
 The bundle is verified, stored with the registry and tagged with its digest, run, protocol, label source, seeds and
-validation score. Registering the same run and content again returns the version that exists. `--sign` puts an Ed25519
+validation score. Registering the same run and content again returns the version that exists. @champion and @previous are
+not for `--alias`: promote moves them, through the gates. `--sign` puts an Ed25519
 signature of its manifest beside it and registers that as a version of its own, also of a version that is there; the gate
 `signed_by` asks for the public key, which is printed. Sign before you compare. Prints the version and ends with
 {"name": …, "version": …}. A version is also an MLflow pyfunc: with MLFLOW_TRACKING_URI set,
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
-from fer_lab.core.errors import NotFound, Refused
+from fer_lab.core.errors import InputError, NotFound
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -44,11 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def body(args: argparse.Namespace) -> dict[str, Any]:
-    """Register and report. Raises NotFound, Refused (the run did not finish), IntegrityError (the bundle is damaged)."""
+    """Register and report.
+
+    Raises InputError (an alias that only promote moves), NotFound, Refused (the run did not finish), IntegrityError (the bundle
+    is damaged).
+    """
     from fer_lab.backends.signature import read_key
-    from fer_lab.tracking.registry import register, resolve, set_alias
+    from fer_lab.tracking.ledger import CHAMPION, PREVIOUS
+    from fer_lab.tracking.registry import register, resolve, run_of, set_alias
     from fer_lab.tracking.store import export_line, open_store
 
+    if args.alias and args.alias.lower() in (CHAMPION, PREVIOUS):
+        raise InputError(
+            f"--alias {args.alias}: only the gates make a champion. Register it with --alias challenger, "
+            f"then run: python -m fer_lab.promote models:/{args.name or 'NAME'}@challenger"
+        )
     ref: str = args.model
     if re.fullmatch(r"[0-9a-f]{32}", ref) and not Path(ref).exists():
         ref = f"runs:/{ref}"
@@ -59,18 +70,7 @@ def body(args: argparse.Namespace) -> dict[str, Any]:
         resolve(ref)  # a damaged bundle is refused before the store is opened
     store = open_store()
     resolved = resolve(ref, store)
-    run_id = resolved.run_id
-    if ref.startswith("runs:/"):
-        status = store.run_info(str(run_id))["status"]
-        if status != "FINISHED":
-            raise Refused(
-                f"run {run_id} is {status}; only a FINISHED run is registered. Resume it with fer_lab.train --resume {run_id}"
-            )
-    elif run_id is not None and resolved.name is None:
-        try:
-            store.run_info(run_id)
-        except NotFound:
-            run_id = None  # trained elsewhere; its card still says where
+    run_id = run_of(store, resolved)
     name = args.name or resolved.name
     if key is None:
         version = register(store, resolved.bundle.folder, run_id=run_id, name=name)

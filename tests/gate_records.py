@@ -28,7 +28,7 @@ def good_row(model: str = CHALLENGER, runtime: str = "openvino", digest: str = "
         precision="f32", size_mb=23.7, name="fer-synthetic-8", version=2, run_id="r2",
         audit=Audit(True, 512, 0, 0.0, True, 0), batch_invariant=True,
         host=HOST.name, threads=1, batch=1, p50_ms=4.0, p90_ms=4.4, p95_ms=4.5, samples=100,
-        parity=parity(0, 0.0), signed_by=SIGNER,
+        parity=parity(0, 0.0, digest=digest), signed_by=SIGNER,
         card={
             "name": "b0", "protocol": "ferplus8", "label_source": "synthetic", "dataset": "synthetic", "fingerprint": "f",
             "backbone": "tf_efficientnetv2_b0", "licence": "MIT", "versions": {"torch": "2"}, "parameters": 5_868_376,
@@ -38,10 +38,10 @@ def good_row(model: str = CHALLENGER, runtime: str = "openvino", digest: str = "
     return replace(row, **changes)
 
 
-def parity(flips: int, change: float, state: str = "verified") -> dict[str, Any]:
+def parity(flips: int, change: float, state: str = "verified", digest: str = "d2") -> dict[str, Any]:
     """An entry of parity.json."""
     named = [{"name": f"face{i}"} for i in range(flips)]
-    return {"state": state, "n": 1000, "max_dp": 1e-6, "flips": named, "change": change}
+    return {"state": state, "digest": digest, "n": 1000, "max_dp": 1e-6, "flips": named, "change": change}
 
 
 def verdict(aspect: str, low: float, high: float, n: int = 300, word: str = "undecided") -> Verdict:

@@ -292,14 +292,11 @@ def _load(model: ForeignModel, runtime: str, threads: int) -> _Loaded:
 
 
 def _load_onnx(model: ForeignModel, threads: int) -> _Loaded:
-    from fer_lab.backends import onnx_file
-
     try:
         import onnxruntime
     except ModuleNotFoundError:
         raise MissingPart("onnxruntime", "lab", f"running {model.path.name}") from None
-    raw = model.path.read_bytes()
-    onnx_file.check(raw, str(model.path), domains=("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
+    raw = _checked_onnx(model.path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -316,6 +313,15 @@ def _load_onnx(model: ForeignModel, threads: int) -> _Loaded:
     shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
     last = outputs[0].shape[-1] if outputs[0].shape else None
     return _Loaded(shape, last if isinstance(last, int) else None, lambda batch: session.run([answer], {name: batch})[0])
+
+
+def _checked_onnx(path: Path) -> bytes:
+    """The bytes of an ONNX file that needs no other file; both runtimes are given these bytes, not the path."""
+    from fer_lab.backends import onnx_file
+
+    raw = path.read_bytes()
+    onnx_file.check(raw, str(path), domains=("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
+    return raw
 
 
 def _load_openvino(model: ForeignModel, threads: int) -> _Loaded:
@@ -344,7 +350,7 @@ def _read_openvino(path: Path) -> tuple[Any, Any]:
         raise MissingPart("openvino", "lab", f"reading {path.name}") from None
     core = openvino.Core()
     try:
-        network = core.read_model(path)
+        network = core.read_model(_checked_onnx(path) if path.suffix.lower() == ".onnx" else path)
     except RuntimeError as error:
         raise InputError(f"{path}: OpenVINO cannot read it: {str(error).strip().splitlines()[-1]}") from None
     if len(network.inputs) != 1:

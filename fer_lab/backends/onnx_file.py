@@ -49,7 +49,10 @@ def _walk(view: memoryview, message: str, where: str, domains: tuple[str, ...], 
     seen_opset = False
     for number, value in _fields(view):
         if message == "Tensor" and ((number == 14 and value == _EXTERNAL) or number == 13):
-            raise InputError(f"{where}: a tensor lies outside the file (external data); only self-contained ONNX files are loaded")
+            raise InputError(
+                f"{where}: a tensor lies outside the file (external data); only self-contained ONNX files are loaded. "
+                "Make it one file: python -c \"import onnx; onnx.save(onnx.load('IN.onnx'), 'OUT.onnx')\""
+            )
         if (message, number) in (("Node", 7), ("Opset", 1), ("Function", 10)) and isinstance(value, memoryview):
             domain = str(value, "utf-8")
             if domain not in domains:

@@ -24,10 +24,12 @@ class EvidenceParams(Section):
     split: Literal["test", "valid"] = "test"
     min_faces: PositiveInt = Field(100, description="faces of the split that the row was measured on")
     protocols: tuple[str, ...] = Field((), description="accepted protocols, any when empty")
-    label_sources: tuple[str, ...] = Field((), description="accepted label sources, any when empty")
+    label_sources: tuple[str, ...] = Field((), description="accepted label sources, only the model's own when empty")
 
 
 def _evidence(comparison: Comparison, row: Row, params: EvidenceParams) -> GateVerdict:
+    own_source = row.card.get("label_source")
+    sources = params.label_sources or (own_source,)
     faults = []
     if comparison.split != params.split:
         faults.append(f"split {comparison.split}")
@@ -37,15 +39,16 @@ def _evidence(comparison: Comparison, row: Row, params: EvidenceParams) -> GateV
         faults.append(f"only {row.n} faces")
     if params.protocols and comparison.protocol not in params.protocols:
         faults.append(f"protocol {comparison.protocol}")
-    if params.label_sources and comparison.label_source not in params.label_sources:
+    if comparison.label_source not in sources:
         faults.append(f"labels {comparison.label_source}")
+    elif comparison.label_source == own_source and comparison.fingerprint != row.card.get("fingerprint"):
+        faults.append(f"other faces than the model's own data (fingerprint {comparison.fingerprint[:12]})")
     measured = f"{row.n} {comparison.split} faces of {comparison.dataset}"
     seen = f"{measured}, protocol {comparison.protocol}, labels {comparison.label_source}"
     wanted = f"at least {params.min_faces} faces of the {params.split} split, all of them measured"
     if params.protocols:
         wanted += f", protocol {' or '.join(params.protocols)}"
-    if params.label_sources:
-        wanted += f", labels {' or '.join(params.label_sources)}"
+    wanted += f", labels {' or '.join(map(str, sources))}"
     return GateVerdict("evidence", not faults, seen + (f"; not accepted: {', '.join(faults)}" if faults else ""), wanted)
 
 

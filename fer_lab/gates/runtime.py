@@ -33,6 +33,9 @@ def _parity(comparison: Comparison, row: Row, params: ParityParams) -> GateVerdi
     if record.get("state") != "verified":
         reason = record.get("reason") or "nobody says why"
         return GateVerdict("parity", False, f"{row.runtime} is {record.get('state') or 'unmeasured'}: {reason}", required)
+    if record.get("digest") != row.digest:
+        said = f"parity.json does not name this {row.runtime} artifact (digest {row.digest[:12]}); export the model again"
+        return GateVerdict("parity", False, said, required)
     n, change, flips = record.get("n"), record.get("change"), record.get("flips")
     count = len(flips) if isinstance(flips, list | tuple) else flips
     if not is_number(n) or n <= 0 or not is_number(change) or not is_number(count):

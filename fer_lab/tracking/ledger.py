@@ -139,28 +139,18 @@ class Ledger:
         return self._move(facts, expected)
 
     def rollback(self, to: int | None = None, *, reason: str | None = None, user: str | None = None) -> Entry:
-        """Make an earlier champion champion again: the one before this one, or version `to`.
+        """Make an earlier champion champion again: the one before this one, or version `to` as it last was in another runtime.
 
-        Raises InputError when there is none or `to` never was champion, Conflict when somebody else moved it meanwhile.
+        Raises InputError when there is none or `to` never was champion, Conflict when somebody else moved it meanwhile,
+        NotFound or IntegrityError when it cannot be fetched whole.
         """
         self.recover()
         current = self.champion()
-        moves = [entry for entry in self.entries() if entry.kind in MOVES]
-        standing = champions(moves)
-        if to is None:
-            if len(standing) < 2:
-                raise InputError(f"{self.name} has no earlier champion to go back to")
-            to = standing[-2]
-        earlier = [entry for entry in moves if entry.version == to]
-        if not earlier:
-            known = ", ".join(str(v) for v in dict.fromkeys(entry.version for entry in moves)) or "none"
-            raise InputError(f"version {to} of {self.name} never was champion (champions so far: {known}); use promote")
-        if to == current:
-            raise InputError(f"version {to} of {self.name} is the champion already")
-        registry.get_version(self.store, self.name, to)
+        target = self._earlier(to, current)
+        self._check_whole(target)
         facts = {
-            "kind": "rollback", "version": to, "previous": current, "runtime": earlier[-1].runtime, "reason": reason,
-            "policy_hash": earlier[-1].policy_hash, "comparison_id": earlier[-1].comparison_id, "user": user,
+            "kind": "rollback", "version": target.version, "previous": current, "runtime": target.runtime, "reason": reason,
+            "policy_hash": target.policy_hash, "comparison_id": target.comparison_id, "user": user,
         }  # fmt: skip
         return self._move(facts, current)
 
@@ -197,6 +187,43 @@ class Ledger:
         """Finish a move that was claimed and then killed. Returns its entry, or None when all is finished."""
         with self.store.lock(f"promote-{self.name}"):
             return self._recover()
+
+    def _earlier(self, to: int | None, current: int | None) -> Entry:
+        """The move that a rollback repeats. A champion is a version in a runtime: in another one it is an earlier champion."""
+        moves = [entry for entry in self.entries() if entry.kind in MOVES]
+        if to is None:
+            earlier = champions(moves)[-2:-1]
+            if not earlier:
+                raise InputError(f"{self.name} has no earlier champion to go back to")
+        else:
+            earlier = [entry for entry in moves if entry.version == to]
+            if not earlier:
+                known = ", ".join(str(v) for v in dict.fromkeys(entry.version for entry in moves)) or "none"
+                raise InputError(f"version {to} of {self.name} never was champion (champions so far: {known}); use promote")
+        held = None if current is None else (current, registry.version_tags(self.store, self.name, current).get(RUNTIME_TAG))
+        others = [entry for entry in earlier if _shipped(entry) != held]
+        if not others:
+            raise InputError(f"version {earlier[-1].version} of {self.name} is the champion already")
+        return others[-1]
+
+    def _check_whole(self, entry: Entry) -> None:
+        """Raise unless the version of a move can be fetched, verified and run in its runtime.
+
+        Fetched anew: the cache of this machine may hold what the store has lost, and others have no such cache.
+        """
+        shown = f"models:/{self.name}/{entry.version}"
+        try:
+            with tempfile.TemporaryDirectory() as cache:
+                holds = registry.resolve(shown, self.store, Path(cache)).bundle.runtimes
+        except (NotFound, IntegrityError) as error:
+            raise type(error)(
+                f"{shown} cannot be loaded: {error}. Nothing was changed; --rollback --to N goes to another champion"
+            ) from None
+        if entry.runtime is not None and entry.runtime.partition(":")[0] not in holds:
+            raise NotFound(
+                f"{shown} holds no {entry.runtime}, in which it was champion; it has: {', '.join(holds)}. "
+                "Nothing was changed; --rollback --to N goes to another champion"
+            )
 
     def _looks(self, family: str | None, fingerprint: str | None) -> list[Entry]:
         return [
@@ -319,23 +346,30 @@ class Ledger:
         return entries, done
 
 
-def champions(entries: Sequence[Entry]) -> list[int]:
-    """The champions that stand behind each other: the last is in office, the one before it is where a rollback leads.
+def champions(entries: Sequence[Entry]) -> list[Entry]:
+    """The moves to the champions that stand behind each other: the last is in office, a rollback leads to the one before it.
+
+    A champion is a version in a runtime: shipping the same version in another one is a move too.
 
     >>> move = lambda kind, version: Entry(0, kind, "", "", "", "", version)
-    >>> champions([move("promote", 1), move("promote", 2), move("promote", 3), move("rollback", 2)])
+    >>> [e.version for e in champions([move("promote", 1), move("promote", 2), move("promote", 3), move("rollback", 2)])]
     [1, 2]
     """
-    standing: list[int] = []
+    standing: list[Entry] = []
     for entry in entries:
-        if entry.kind not in MOVES or entry.version is None:
+        if entry.kind not in MOVES:
             continue
-        if entry.kind == "rollback" and entry.version in standing:
-            while standing[-1] != entry.version:
+        before = [_shipped(earlier) for earlier in standing]
+        if entry.kind == "rollback" and _shipped(entry) in before:
+            while _shipped(standing[-1]) != _shipped(entry):
                 standing.pop()
-        elif not standing or standing[-1] != entry.version:
-            standing.append(entry.version)
+        elif not before or before[-1] != _shipped(entry):
+            standing.append(entry)
     return standing
+
+
+def _shipped(entry: Entry) -> tuple[int | None, str | None]:
+    return entry.version, entry.runtime
 
 
 def _last_move(entries: Sequence[Entry]) -> Entry | None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, open_trusted, sha256_of
 from fer_lab.core.console import note
-from fer_lab.core.errors import InputError, IntegrityError, NotFound, nearest
+from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, nearest
 from fer_lab.data import faces
 from fer_lab.tracking.pyfunc import BUNDLE_PATH, write_model_folder
 from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, Unreachable, is_outage, open_store
@@ -83,6 +83,25 @@ def register(
             return existing
         with store.errors(f"register {name}"):
             return _create(store, bundle, name, run_id, {**_tags(bundle, run_id), **{k: str(v) for k, v in (tags or {}).items()}})
+
+
+def run_of(store: Store, resolved: Resolved) -> str | None:
+    """The run that a version of `resolved` is registered for, or None when this store does not hold it: trained elsewhere.
+
+    Raises Refused when a run is named itself, as runs:/RUN_ID, and did not finish.
+    """
+    if resolved.run_id is None:
+        return None
+    try:
+        status = store.run_info(resolved.run_id)["status"]
+    except NotFound:
+        return None
+    if resolved.ref_shown.startswith("runs:/") and status != "FINISHED":
+        raise Refused(
+            f"run {resolved.run_id} is {status}; only a FINISHED run is registered. "
+            f"Resume it with fer_lab.train --resume {resolved.run_id}"
+        )
+    return resolved.run_id
 
 
 def ensure_model(store: Store, name: str) -> str:

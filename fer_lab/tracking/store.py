@@ -63,6 +63,11 @@ ENVIRONMENT = {
 }
 
 OUTAGE_CODES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "ABORTED"}
+# What only the store itself says, and says again when asked again: mlflow makes none of these codes out of a proxy's page
+# (mlflow.utils.rest_utils.verify_rest_response). Of the answer to an upload it hands on the status alone.
+REFUSAL_CODES = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"}
+REFUSAL_STATUSES = {400, 413, 422}
+LIBRARIES = {"mlflow", "requests", "urllib3", "sqlalchemy"}  # whose errors are the store's
 
 
 class Unreachable(InputError):
@@ -189,10 +194,9 @@ class Store:
         except FerLabError:
             raise
         except Exception as error:
-            kind = type(error).__module__.partition(".")[0]
-            if kind not in {"mlflow", "requests", "urllib3", "sqlalchemy"}:
+            if _library(error) not in LIBRARIES:
                 raise
-            text = redact(" ".join(str(error).split()))[:400]
+            text = _said(error)
             if is_outage(error):
                 raise Unreachable(f"cannot {purpose} at {self.shown_uri}: {text}") from None
             if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
@@ -302,7 +306,7 @@ class Store:
             try:
                 sent += spool.replay(_forgiving(Applier(self, spool.run_id, resumed=True), spool.run_id))
             except Exception as error:
-                note(f"note: what waits for run {spool.run_id} could not be sent yet ({type(error).__name__})")
+                note(f"note: what waits for run {spool.run_id} could not be sent yet: {_said(error)[:200] or type(error).__name__}")
         if sent:
             note(f"note: {sent} logged operations of an outage were sent to {self.shown_uri}")
         return sent
@@ -386,7 +390,9 @@ class Run:
             self.set_tags({"end_reason": reason})
         self._do({"op": "end", "status": status, "time": int(time.time() * 1000)})
         if self._spool.pending:  # the last chance to send what waits
-            self._send_waiting()
+            why = self._try(self._send_waiting)
+            if why:
+                note(f"note: {self._store.shown_uri} {why}; the next command sends what waits for run {self.id}")
 
     def _do(self, operation: Operation) -> None:
         if self.guard is not None:
@@ -398,35 +404,38 @@ class Run:
                 self._sender.start()
 
     def _is_sent(self, operation: Operation) -> bool:
-        """Perform the operation now; False when the store is away."""
-        try:
-            if reachable(self._store.uri):  # asked each time: a request to a server that hangs takes its timeout and retries
-                self._apply(operation)
-                return True
-        except Exception as error:
-            if not is_outage(error):
-                with self._store.errors(f"log to run {self.id}"):
-                    raise
-        note(f"note: {self._store.shown_uri} does not answer; run {self.id} goes on and is logged to {self._store.spool_folder}")
-        return False
+        """Perform the operation now; False when it has to wait."""
+        why = self._try(lambda: self._apply(operation))
+        if why:
+            note(f"note: {self._store.shown_uri} {why}; run {self.id} goes on and is logged to {self._store.spool_folder}")
+        return why is None
 
     def _keep_sending(self) -> None:
         while self._spool.pending:
             time.sleep(RETRY_S)
-            self._send_waiting()
+            self._try(self._send_waiting)
 
     def _send_waiting(self) -> None:
-        if not reachable(self._store.uri):
-            return
-        try:
-            sent = self._spool.replay(_forgiving(self._apply, self.id))
-        except Exception as error:
-            if not is_outage(error):
-                with self._store.errors(f"log to run {self.id}"):
-                    raise
-            return
+        sent = self._spool.replay(_forgiving(self._apply, self.id))
         if sent:
             note(f"note: {self._store.shown_uri} answers again; {sent} operations sent")
+
+    def _try(self, send: Callable[[], None]) -> str | None:
+        """Send now; returns None, or why it has to wait. What the store refuses for good is raised."""
+        try:
+            if not reachable(self._store.uri):  # asked each time: a request to a server that hangs takes its timeout and retries
+                return "does not answer"
+            send()
+        except InputError as error:  # of `reachable`: somebody answers, and lets nobody in
+            return f"takes nothing for now ({error})"
+        except Exception as error:
+            if is_outage(error):
+                return "does not answer"
+            if is_refusal(error) or _library(error) not in LIBRARIES:
+                with self._store.errors(f"log to run {self.id}"):
+                    raise
+            return f"takes nothing for now ({_said(error)})"
+        return None
 
 
 class Applier:
@@ -491,22 +500,38 @@ def _forgiving(apply: Applier, run_id: str) -> Callable[[Operation], None]:
         try:
             apply(operation)
         except Exception as error:
-            if is_outage(error) or type(error).__module__.partition(".")[0] != "mlflow":
+            if not is_refusal(error):
                 raise
-            note(f"note: {operation['op']} of run {run_id} was refused and is lost: {redact(' '.join(str(error).split()))[:200]}")
+            note(f"note: {operation['op']} of run {run_id} was refused and is lost: {_said(error)[:200]}")
 
     return attempt
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether `error` means that the store is away for the moment (as opposed to a refusal)."""
-    module = type(error).__module__.partition(".")[0]
-    if module == "mlflow":
+    """Whether `error` means that the store is away for the moment."""
+    library = _library(error)
+    if library == "mlflow":
         return getattr(error, "error_code", None) in OUTAGE_CODES
-    if module == "requests":
+    if library == "requests":
         response = getattr(error, "response", None)
         return response is None or response.status_code >= 500 or response.status_code == 429
-    return module == "urllib3" or isinstance(error, ConnectionError | TimeoutError)
+    return library == "urllib3" or isinstance(error, ConnectionError | TimeoutError)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store itself said no, and would say it again. A log-in or a proxy that keeps us out (401, 403, 404) may pass."""
+    if _library(error) == "requests":
+        return getattr(getattr(error, "response", None), "status_code", None) in REFUSAL_STATUSES
+    return _library(error) == "mlflow" and getattr(error, "error_code", None) in REFUSAL_CODES
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _said(error: BaseException) -> str:
+    """What an error of a library says, in one line and without passwords."""
+    return redact(" ".join(str(error).split()))[:400]
 
 
 def reachable(uri: str) -> bool:

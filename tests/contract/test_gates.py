@@ -63,6 +63,9 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
         "another split": in_record(split="valid"),
         "few faces": lambda c, r: (replace(c, n=50), replace(r, n=50)),
         "part of the faces": in_row(n=900),
+        "another data set": in_record(dataset="other", label_source="other", fingerprint="g"),
+        "other faces": in_record(fingerprint="g"),
+        "no card": in_row(card={}),
     },
     "not_worse": {
         "beyond the margin": said("accuracy", -0.02, 0.01, 1000),
@@ -103,7 +106,9 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
         "not a number": in_row(parity=parity(0, math.nan)),
         "no faces": in_row(parity=parity(0, 0.0) | {"n": 0}),
         "never verified": in_row(parity=None),
-        "half a record": in_row(parity={"state": "verified", "max_dp": 0.0}),
+        "half a record": in_row(parity={"state": "verified", "digest": "d2", "max_dp": 0.0}),
+        "of another artifact": in_row(parity=parity(0, 0.0, digest="d1")),
+        "of no named artifact": in_row(parity={key: value for key, value in parity(0, 0.0).items() if key != "digest"}),
     },
     "latency": {
         "too slow": in_record(profiles=(profile(ms=30.0),)),

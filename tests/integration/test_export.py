@@ -229,6 +229,18 @@ def test_a_split_without_faces_is_bad_input(source: Path, drawn: Any, tmp_path: 
         export_bundle(open_bundle(source), only_train, ["onnx"], tmp_path)
 
 
+def test_a_run_that_did_not_finish_is_refused_before_it_is_exported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As register refuses it."""
+    from fer_lab.tracking.store import open_store
+
+    store = open_store()
+    run = store.start_run("s", "r")
+    store.log_bundle(run, tiny_bundle.write(home / "bundle", ["onnx"]))
+    run.end("FAILED")
+    assert export.main([f"runs:/{run.id}"]) == 3
+    assert f"run {run.id} is FAILED; only a FINISHED run is registered" in capsys.readouterr().err
+
+
 def test_no_challenger_says_what_to_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty store."""
     assert export.main([]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 from multiprocessing import get_context
@@ -14,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from tracking_store import fresh_store, tiny_bundle, together
 
+from fer_lab.backends.bundle import write_manifest
 from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound
 from fer_lab.tracking import registry
 from fer_lab.tracking.ledger import ENTRY_TAG, RUNTIME_TAG, Ledger
@@ -31,7 +33,12 @@ def store(home: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
     """A local store with three registered versions."""
     store = fresh_store(home)
     for content in "abc":
-        register(store, tiny_bundle(tmp_path / f"bundle-{content}", content), run_id=None)
+        folder = tiny_bundle(tmp_path / f"bundle-{content}", content)
+        for runtime in ("onnx", "openvino", "openvino-int8"):
+            (folder / runtime).mkdir()
+            (folder / runtime / "model").write_text(content)
+        write_manifest(folder)
+        register(store, folder, run_id=None)
     return store
 
 
@@ -102,6 +109,42 @@ def test_rollback_walks_back_through_the_champions(ledger: Ledger, store) -> Non
     with pytest.raises(InputError, match=r"version 9 of .* never was champion \(champions so far: 1, 2, 3\)"):
         ledger.rollback(to=9)
     assert [e.kind for e in ledger.verify()] == ["promote"] * 3 + ["rollback"] * 3
+
+
+def test_a_champion_in_another_runtime_is_gone_back_to(ledger: Ledger, store) -> None:  # type: ignore[no-untyped-def]
+    """The version alone does not say what is shipped."""
+    promote(ledger, 1, None)
+    promote(ledger, 2, 1)
+    promote(ledger, 2, 2, runtime="openvino-int8")
+    entry = ledger.rollback()
+    assert (entry.version, entry.runtime, version_tags(store, NAME, 2)[RUNTIME_TAG]) == (2, "openvino", "openvino")
+    assert aliases(store, NAME) == {"champion": 2, "previous": 1}
+    assert ledger.rollback(to=2).runtime == "openvino-int8"
+    assert ledger.rollback(to=1).version == 1
+    with pytest.raises(InputError, match=r"version 1 of .* is the champion already"):
+        ledger.rollback(to=1)
+
+
+@pytest.mark.parametrize("fault", ["gone", "altered", "never held"])
+def test_nobody_goes_back_to_what_cannot_be_loaded(fault: str, ledger: Ledger, store) -> None:  # type: ignore[no-untyped-def]
+    """Though a whole copy of it lies in the cache of this machine."""
+    promote(ledger, 1, None, runtime="openvino-fp16" if fault == "never held" else "openvino")
+    promote(ledger, 2, 1)
+    registry.resolve(f"models:/{NAME}/1", store)
+    files = Path(store.client.get_model_version_download_uri(NAME, "1").removeprefix("file://")) / "artifacts" / "bundle"
+    if fault == "gone":
+        shutil.rmtree(files)
+    elif fault == "altered":
+        (files / "openvino" / "model").write_text("x")
+    kind, said = {
+        "gone": (NotFound, "the files of .* are gone"),
+        "altered": (IntegrityError, "was altered"),
+        "never held": (NotFound, "holds no openvino-fp16"),
+    }[fault]
+    with pytest.raises(kind, match=f"{said}.* Nothing was changed; --rollback --to N"):
+        ledger.rollback()
+    assert aliases(store, NAME) == {"champion": 2, "previous": 1}
+    assert len(ledger.verify()) == 2
 
 
 def test_looks_at_the_test_split_are_counted_once_per_comparison(ledger: Ledger) -> None:

@@ -103,7 +103,7 @@ def test_from_the_first_champion_to_a_rollback(root: Path, capsys: pytest.Captur
     evidence(root, two, id="c2")
     code, _, err = run(capsys, str(two.folder))
     assert code == 5
-    assert "the champion of fer-synthetic-8 is version 1; nothing was changed" in err
+    assert "the champion of fer-synthetic-8 is version 1 in openvino; nothing was changed" in err
 
     worse = evidence(root, two, (one, 1), id="c3")
     worse = replace(worse, verdicts=(*worse.verdicts[1:], replace(worse.verdicts[0], verdict="undecided", low=-0.03, high=0.01)))
@@ -123,7 +123,7 @@ def test_from_the_first_champion_to_a_rollback(root: Path, capsys: pytest.Captur
 
     code, _, err = run(capsys, str(three.folder))
     assert code == 5
-    assert "comparison c5 is against models:/fer-synthetic-8/1, but the champion of fer-synthetic-8 is version 2" in err
+    assert "c5 is against models:/fer-synthetic-8/1 in openvino, but the champion of fer-synthetic-8 is version 2" in err
     code, _, err = run(capsys, f"models:/{NAME}/3", "--expect", "1")
     assert code == 5
     assert registry.aliases(store, NAME) == {"champion": 2, "previous": 1}
@@ -172,6 +172,70 @@ def test_evidence_that_was_made_elsewhere_is_fetched_from_the_store(root: Path, 
         shutil.rmtree(root / "comparisons")
         code, passed, err = run(capsys, made.uri, "--dry-run", *named)
         assert (code, passed.get("comparison")) == (0, "c1"), err
+
+
+def test_evidence_in_the_store_is_not_hidden_by_what_lies_here(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Here only a comparison without the champion; in the store one whose file is lost, and the one that counts."""
+    import shutil
+
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.ledger import Ledger
+    from fer_lab.tracking.store import open_store
+
+    one, two = (make_bundle(root / name, name) for name in ("one", "two"))
+    store = open_store()
+    champion, made = (registry.register(store, bundle.folder, run_id=None) for bundle in (one, two))
+    Ledger(store, NAME).promote(champion.version, expected=None, runtime="openvino")
+    evidence(root, two, id="c1")
+    evidence(root, two, (one, 1), id="c2")
+    logged = {}
+    for id in ("lost", "c2"):
+        tags = {"kind": "comparison", "comparison_id": id, "split": "test", "models": made.uri}
+        logged[id] = store.start_run("fer-comparisons", id, tags=tags)
+        logged[id].log_file(root / "comparisons" / "c2" / "comparison.json")
+        logged[id].end("FINISHED")
+    shutil.rmtree(root / "comparisons" / "c2")
+    kept = store.client.get_run(logged["lost"].id).info.artifact_uri
+    (Path(kept.removeprefix("file://")) / "comparison.json").unlink()
+    code, passed, err = run(capsys, made.uri, "--dry-run")
+    assert (code, passed.get("comparison")) == (0, "c2"), err
+    assert f"the comparison of run {logged['lost'].id} is left out" in err
+    assert sorted(path.name for path in (root / "comparisons").iterdir()) == sorted(["c1", logged["c2"].id])
+
+
+def test_a_run_that_did_not_finish_is_not_promoted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As register refuses it; in a dry run too."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    one = make_bundle(root / "one", "one")
+    evidence(root, one)
+    store = open_store()
+    logged = store.start_run("s", "r")
+    store.log_bundle(logged, one.folder)
+    logged.end("FAILED")
+    for options in (["--dry-run"], []):
+        code, _, err = run(capsys, f"runs:/{logged.id}", *options)
+        assert code == 3
+        assert f"run {logged.id} is FAILED; only a FINISHED run is registered" in err
+    assert registry.versions(store, NAME) == []
+
+
+def test_the_evidence_is_against_what_the_champion_ships(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reference in another runtime is another model; the message names the command, also for what is not registered yet."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.ledger import Ledger
+    from fer_lab.tracking.store import open_store
+
+    one, two = (make_bundle(root / name, name) for name in ("one", "two"))
+    store = open_store()
+    registry.register(store, one.folder, run_id=None)
+    Ledger(store, NAME).promote(1, expected=None, runtime="onnx")
+    evidence(root, two, (one, 1), id="c1")
+    code, _, err = run(capsys, str(two.folder), "--dry-run")
+    assert code == 5
+    assert "c1 is against models:/fer-synthetic-8/1 in openvino, but the champion of fer-synthetic-8 is version 1 in onnx" in err
+    assert f"Compare again: python -m fer_lab.compare {two.folder} --against champion --against-runtime onnx" in err
 
 
 BAD = {
@@ -258,6 +322,46 @@ def test_without_evidence_it_compares_first(root: Path, capsys: pytest.CaptureFi
     assert (result["promoted"], result["version"], result["runtime"]) == (True, 1, "openvino")
     assert "comparing models:/fer-synthetic-8/1 with none as champion" in err
     assert [entry.kind for entry in Ledger(open_store(), NAME).verify()] == ["look", "promote"]
+
+
+def test_the_champion_changes_its_runtime_and_changes_it_back(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is shipped is the reference: it is measured beside what is wanted, by promote itself and by the command it names."""
+    import tiny_bundle
+
+    from fer_lab import compare
+    from fer_lab.data.synthetic import draw
+    from fer_lab.gates import evidence as found
+    from fer_lab.tracking import ledger, registry
+    from fer_lab.tracking.store import open_store
+
+    faces = draw(1200, seed=3)
+    faces.save(root / "data" / "synthetic")
+    bundle = tiny_bundle.write(root / "bundle", ["onnx", "openvino"], fingerprint=faces.fingerprint)
+    policy = root / "policy.yaml"
+    policy.write_text("gates: {evidence: {}, not_worse: {margin: 0.1}}\nfirst_promotion: {evidence: {}}\n")
+
+    def promoted(runtime: str) -> tuple[int, dict[str, Any], str]:
+        return run(capsys, f"models:/{NAME}/1", "--runtime", runtime, "--policy", str(policy))
+
+    store = open_store()
+    registry.register(store, bundle, run_id=None)
+    assert promoted("openvino")[0] == 0
+    code, result, err = promoted("onnx")
+    assert (code, result["previous"], result["runtime"]) == (0, 1, "onnx"), err
+    measured = found.read(result["comparison"], root)
+    assert [row.runtime for row in measured.rows] == ["openvino", "onnx"]
+    assert measured.reference_runtime == "openvino"
+
+    code, _, err = promoted("openvino")
+    assert code == 5
+    command = f"python -m fer_lab.compare models:/{NAME}/1 --against champion --against-runtime onnx"
+    assert f"Compare again: {command}" in err
+    quick = ["--batches", "1", "--seconds", "0.2", "--no-robustness", "--no-cold-start", "--no-log"]
+    assert compare.main([*command.split()[3:], *quick]) == 0
+    code, result, err = promoted("openvino")
+    assert (code, result["runtime"]) == (0, "openvino"), err
+    assert registry.version_tags(store, NAME, 1)[ledger.RUNTIME_TAG] == "openvino"
+    assert promoted("openvino")[2].endswith(f"models:/{NAME}/1 already is the champion in openvino; nothing was changed\n")
 
 
 @pytest.mark.slow

@@ -224,6 +224,16 @@ def test_the_verb_registers_a_run_and_a_folder(store, bundle: Path, capsys: pyte
     assert verb.main(["models:/x/1"]) == 2
 
 
+@pytest.mark.parametrize("alias", ["champion", "Champion", "previous"])
+def test_no_champion_is_made_past_the_gates(  # type: ignore[no-untyped-def]
+    alias: str, store, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is registered either."""
+    assert verb.main([str(bundle), "--alias", alias]) == 2
+    assert "python -m fer_lab.promote models:/NAME@challenger" in capsys.readouterr().err
+    assert versions(store, NAME) == []
+
+
 def test_a_version_is_signed_as_a_version_of_its_own(  # type: ignore[no-untyped-def]
     store, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

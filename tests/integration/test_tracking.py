@@ -6,10 +6,14 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
+from mlflow.utils.rest_utils import augmented_raise_for_status, verify_rest_response
 from tracking_store import free_port, fresh_store, tiny_bundle, together
 
 from fer_lab.core.errors import InputError, NotFound
@@ -160,6 +164,101 @@ def test_what_the_store_refuses_later_does_not_hold_up_the_rest(store, capsys: p
     assert f"tags of run {gone.id} was refused and is lost" in capsys.readouterr().err
     assert (store.run_info(run.id)["status"], store.run_info(run.id)["tags"]["a"]) == ("FINISHED", "1")
     assert waiting(store.spool_folder) == []
+
+
+def answer(status: int, body: str) -> requests.Response:
+    """What a server, or a proxy before it, answers."""
+    response = requests.Response()
+    response.status_code, response._content, response.url = status, body.encode(), "http://server/api"
+    return response
+
+
+PAGE = "<html>nginx</html>"
+ANSWERS = {
+    "the server: deleted meanwhile": (404, '{"error_code": "RESOURCE_DOES_NOT_EXIST"}', False),
+    "the server: another value": (400, '{"error_code": "INVALID_PARAMETER_VALUE"}', False),
+    "the server: not permitted": (403, '{"error_code": "PERMISSION_DENIED"}', True),
+    "the server: its database": (400, '{"error_code": "BAD_REQUEST"}', True),
+    **{f"a proxy: {status}": (status, PAGE, True) for status in (401, 403, 404, 407, 502)},
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_only_what_the_store_itself_refuses_is_lost(  # type: ignore[no-untyped-def]
+    case: str, store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who is kept out by a log-in or a proxy comes back later."""
+    status, body, waits = ANSWERS[case]
+    run = store.start_run("s", "r")
+    for value in ("1", "2"):
+        Spool(store.spool_folder, run.id).append({"op": "tags", "tags": {"a": value}})
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, "log_batch", lambda *_, **__: verify_rest_response(answer(status, body), "/api/x"))
+        sent = store.replay()
+    assert (sent, len(waiting(store.spool_folder))) == ((0, 1) if waits else (2, 0))
+    assert ("could not be sent yet" if waits else "was refused and is lost") in capsys.readouterr().err
+    assert store.replay() == (2 if waits else 0)
+    assert store.run_info(run.id)["tags"].get("a") == ("2" if waits else None)
+
+
+@pytest.mark.parametrize(("status", "waits"), [(400, False), (413, False), (422, False), (401, True), (403, True), (404, True)])
+def test_a_file_that_is_refused_does_not_hold_up_the_rest(  # type: ignore[no-untyped-def]
+    status: int, waits: bool, store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload is answered by a status alone: one that is too large stays so."""
+    run, picture = store.start_run("s", "r"), tmp_path / "curve.png"
+    picture.write_bytes(b"png")
+    Spool(store.spool_folder, run.id).append({"op": "file", "path": str(picture), "folder": ""})
+    Spool(store.spool_folder, run.id).append({"op": "tags", "tags": {"a": "1"}})
+    monkeypatch.setattr(store.client, "log_artifact", lambda *_, **__: augmented_raise_for_status(answer(status, PAGE)))
+    assert store.replay() == (0 if waits else 2)
+    assert store.run_info(run.id)["tags"].get("a") == (None if waits else "1")
+    assert [one.run_id for one in waiting(store.spool_folder)] == ([run.id] if waits else [])
+
+
+def test_a_run_whose_log_in_expires_goes_on_and_ends(  # type: ignore[no-untyped-def]
+    store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it logs waits, its end too; the next command sends it."""
+    run = store.start_run("s", "r")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, "log_batch", lambda *_, **__: verify_rest_response(answer(401, PAGE), "/api/x"))
+        for step in range(3):
+            run.log_metrics(step, {"loss": step})
+        run.end()
+    said = capsys.readouterr().err
+    assert "takes nothing for now (API request to endpoint /api/x failed with error code 401" in said
+    assert f"the next command sends what waits for run {run.id}" in said
+    open_store(store.home)
+    assert history(store, run.id, "loss") == [(0, 0), (1, 1), (2, 2)]
+    assert store.run_info(run.id)["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 407])
+def test_a_door_that_closes_in_mid_run_stops_no_training(status: int, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one that answers the question whether the server is there: every request gets the page of a proxy."""
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(PAGE.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        store = module.Store(f"http://127.0.0.1:{door.server_port}", home)
+        run = module.Run(store, "0" * 32, resumed=False)
+        run.log_metrics(0, {"loss": 0})
+        run.end()
+        door.shutdown()
+    assert [one["op"] for one in Spool(store.spool_folder, run.id).operations()] == ["metrics", "end"]
+    said = "does not answer" if status == 407 else "takes nothing for now"  # MLflow takes 407 for an error of the server
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_catches_up_by_itself_when_the_store_is_back(store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -136,9 +136,8 @@ def test_the_digest_covers_model_and_card(tmp_path):
     assert before != foreign.open_foreign(path).digest
 
 
-def test_a_foreign_onnx_runs_in_both_runtimes(tmp_path, faces):
-    """The same file in ONNX Runtime and in OpenVINO gives the same probabilities."""
-    import onnx
+def onnx_model():
+    """A linear layer over the gray pixels."""
     from onnx import TensorProto, helper
 
     weights = np.random.default_rng(1).normal(0, 0.1, (SIDE * SIDE, 8)).astype(np.float32)
@@ -148,8 +147,15 @@ def test_a_foreign_onnx_runs_in_both_runtimes(tmp_path, faces):
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
         [helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.tobytes(), raw=True)],
     )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_foreign_onnx_runs_in_both_runtimes(tmp_path, faces):
+    """The same file in ONNX Runtime and in OpenVINO gives the same probabilities."""
+    import onnx
+
     path = tmp_path / "net.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    path.write_bytes(onnx_model().SerializeToString())
     onnx.checker.check_model(str(path))
     model = foreign.open_foreign(write_card(path, channels="gray"))
     answers = []
@@ -157,3 +163,22 @@ def test_a_foreign_onnx_runs_in_both_runtimes(tmp_path, faces):
         with model.predictor(runtime, EIGHT.labels, "ferplus8") as predictor:
             answers.append(predictor.predict(faces))
     assert answers[0] == pytest.approx(answers[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_weights_outside_an_onnx_file_are_refused_in_both_runtimes(tmp_path, faces, runtime):
+    """Nothing would hash them; the message says how to bring them into the file, and that works."""
+    import onnx
+
+    path = write_card(tmp_path / "net.onnx", channels="gray")
+    onnx.save_model(onnx_model(), str(path), save_as_external_data=True, location="net.data", size_threshold=0)
+    with pytest.raises(InputError, match=r"lies outside the file.*onnx\.save\(onnx\.load"):
+        foreign.open_foreign(path).predictor(runtime, EIGHT.labels, "ferplus8")
+    foreign.card_path(path).unlink()
+    with pytest.raises(InputError, match="lies outside the file"):
+        foreign.write_card(path)
+    onnx.save(onnx.load(path), path)
+    (tmp_path / "net.data").unlink()
+    write_card(path, channels="gray")
+    with foreign.open_foreign(path).predictor(runtime, EIGHT.labels, "ferplus8") as predictor:
+        assert predictor.predict(faces).shape == (5, 8)

@@ -82,8 +82,32 @@ def test_better_passes_though_the_interval_is_wide() -> None:
 
 def test_a_refused_measurement_says_what_about_it() -> None:
     """What was seen in words, then what the policy does not accept."""
-    wanted = {"split": "test", "min_faces": 1, "protocols": ["ferplus5"], "label_sources": ["synthetic"]}
+    wanted = {"split": "test", "min_faces": 1, "protocols": ["ferplus5"]}
     comparison = good_comparison()
     (said,) = run(parse({"gates": {"evidence": wanted}, "first_promotion": {"size": {}}}), comparison, comparison.rows[1])
     assert not said.passed
     assert said.observed == "1000 test faces of synthetic, protocol ferplus8, labels synthetic; not accepted: protocol ferplus8"
+
+
+@pytest.mark.parametrize(
+    ("label_sources", "label_source", "fingerprint", "fault"),
+    [
+        ([], "synthetic", "f", None),
+        ([], "other", "g", "labels other"),
+        ([], "other", "f", "labels other"),
+        ([], "synthetic", "g", "other faces than the model's own data (fingerprint g)"),
+        (["synthetic", "other"], "other", "g", None),  # other labels of the same pictures, which the policy names
+        (["synthetic", "other"], "synthetic", "g", "other faces than the model's own data (fingerprint g)"),
+        (["other"], "synthetic", "f", "labels synthetic"),
+    ],
+)
+def test_only_the_models_own_data_counts_unless_the_policy_names_another(
+    label_sources: list[str], label_source: str, fingerprint: str, fault: str | None
+) -> None:
+    """An accuracy on another data set says nothing about the faces that the model was made for."""
+    comparison = good_comparison(label_source=label_source, fingerprint=fingerprint)
+    policy = parse({"gates": {"evidence": {"label_sources": label_sources}}, "first_promotion": {"size": {}}})
+    (said,) = run(policy, comparison, comparison.rows[1])
+    assert said.passed is (fault is None)
+    assert fault is None or said.observed.endswith(f"; not accepted: {fault}")
+    assert said.required.endswith(f", labels {' or '.join(label_sources or ['synthetic'])}")

@@ -6,8 +6,8 @@ from fer_lab.tracking.ledger import Entry, Kind, champions
 from fer_lab.tracking.store import redact
 
 
-def move(kind: Kind, version: int | None) -> Entry:
-    return Entry(0, kind, "2026-01-01T00:00:00Z", "ann", "0" * 64, "nonce", version)
+def move(kind: Kind, version: int | None, runtime: str | None = None) -> Entry:
+    return Entry(0, kind, "2026-01-01T00:00:00Z", "ann", "0" * 64, "nonce", version, runtime=runtime)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,13 @@ def move(kind: Kind, version: int | None) -> Entry:
     ],
 )
 def test_champions_stand_behind_each_other(moves: list[tuple[Kind, int | None]], standing: list[int]) -> None:
-    assert champions([move(kind, version) for kind, version in moves]) == standing
+    assert [entry.version for entry in champions([move(kind, version) for kind, version in moves])] == standing
+
+
+def test_a_version_in_another_runtime_is_another_champion() -> None:
+    moves = [move("promote", 1, "openvino"), move("promote", 1, "openvino-int8"), move("promote", 2, "openvino")]
+    assert champions(moves) == moves
+    assert champions([*moves, move("rollback", 1, "openvino")]) == moves[:1]
 
 
 def test_every_field_of_an_entry_is_in_its_hash() -> None:
