@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -104,9 +105,12 @@ def _run(
     result = stored_result(sweep)
     finished_before = result is not None
     if result is None:
-        _check_networks(config)
+        from fer_lab.search.tracked import resolve_teachers
+
+        _check_trials(config, dataset)
+        store = open_store(root)  # once, before the workers: an unreachable server is said now
+        resolve_teachers(config, store)
         if config.sweep.workers > 1 and not args.worker:
-            open_store(root)  # once, before the workers: an unreachable server is said now
             _fleet(args, path, overrides, config, sweep, stop)
         else:
             from fer_lab.search.trainer import trainer
@@ -114,14 +118,14 @@ def _run(
             from fer_lab.training.allocator import keep_freed_memory
 
             keep_freed_memory()
-            store = open_store(root)
             work(sweep, store, lambda parent: trainer(sweep, store, parent), stop)
         result = stored_result(sweep)
     if result is None:
         from fer_lab.core.errors import FerLabError
 
         raise FerLabError(f"study {sweep.name} is not finished: its workers ended early (see above). The same command goes on")
-    return _report(args, sweep, result, redact(uri), finished_before=finished_before)
+    more = _extended(args, path, overrides, 2 * int(result["total"]))
+    return _report(sweep, result, redact(uri), more if finished_before else None)
 
 
 def _choose(args: argparse.Namespace, root: Path) -> tuple[Path, list[str], str]:
@@ -188,13 +192,18 @@ def _check_tracking(sweep: Sweep, tracking: str) -> None:
         )
 
 
-def _check_networks(config: SweepConfig) -> None:
-    """Check every backbone at every image size of the space before anything trains."""
-    from fer_lab.models import backbones
+def _check_trials(config: SweepConfig, dataset: FaceDataset) -> None:
+    """Check what would fail trial after trial on this host, a wrong word or no GPU, before one is claimed."""
     from fer_lab.search.space import corners
+    from fer_lab.training.recipe import check_config, check_metric
+    from fer_lab.training.targets import check_faces
 
-    for run in corners(config, ("model.backbone", "train.image_size")):
-        backbones.check(run.model.backbone, run.train.image_size)
+    check_metric(config.sweep.metric, "sweep.metric")
+    runs = list(corners(config))
+    for run in runs:
+        check_config(run)
+    for run in {run.data: run for run in runs}.values():  # choosing faces takes a while, and only `data` says how
+        check_faces(run, dataset)
 
 
 def _fleet(
@@ -241,16 +250,22 @@ def _status(config: SweepConfig, dataset: FaceDataset, storage: Any) -> Mapping[
     }
 
 
-def _report(
-    args: argparse.Namespace, sweep: Sweep, result: Mapping[str, Any], uri: str, *, finished_before: bool
-) -> Mapping[str, Any]:
+def _extended(args: argparse.Namespace, path: Path, overrides: Sequence[str], trials: int) -> str:
+    """The command that goes on with this study up to so many trials."""
+    words = [str(path), *(text for text in overrides if not text.startswith("sweep.trials=")), f"sweep.trials={trials}"]
+    for option in ("study", "storage"):
+        if (given := getattr(args, option)) is not None:
+            words += [f"--{option}", given]
+    return shlex.join(["python", "-m", "fer_lab.sweep", *words])
+
+
+def _report(sweep: Sweep, result: Mapping[str, Any], uri: str, more: str | None) -> Mapping[str, Any]:
+    """Print the result; `more` is the command for more trials of a study that was finished before."""
     from fer_lab.core.errors import FerLabError
 
-    config = args.config if args.config is not None and "=" not in args.config else ""
-    extend = f"python -m fer_lab.sweep {config} sweep.trials={2 * int(result['total'])}".replace("  ", " ")
     counts = result["trials"]
-    if finished_before:
-        console.say(f"study {sweep.name} is finished; nothing was trained. More trials: {extend}")
+    if more is not None:
+        console.say(f"study {sweep.name} is finished; nothing was trained. More trials: {more}")
     if result["registered"] is None:
         reasons = "; ".join(result.get("reasons", [])) or "no reason recorded"
         raise FerLabError(f"study {sweep.name}: nothing was registered, no configuration completed ({reasons})", result=result)

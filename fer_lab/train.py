@@ -12,7 +12,7 @@ the test split is not read. Checkpoints stay in mlruns/work/RUN_ID until the run
 the next step, and a resumed run ends (on a CPU) with the weights of an uninterrupted one.
 
 Prints a table, the command to type next, and one line of JSON: {"run_id": …, "val": {"accuracy": …, "macro_recall": …,
-…}, …}; with --seeds `val` holds means, `sd` their standard deviations, `runs` the children.
+…}, …}; with --seeds `val` holds means, `sd` their standard deviations (null for a single seed), `runs` the children.
 """
 
 from __future__ import annotations
@@ -73,15 +73,13 @@ def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     if seeds is None:
         return _one(config, dataset, store, stop, command=_command(words))
     from fer_lab.core.config import dump_yaml, flatten
-    from fer_lab.search.tracked import CONFIG, work_folder
+    from fer_lab.search.tracked import CONFIG, keep_config, work_folder
 
     tags = {"fer.seeds": ",".join(map(str, seeds)), "fer.command": _command([*words, "--seeds", args.seeds])}
     tags["mlflow.note.content"] = f"Reproduce:\n\n    {tags['fer.command']}\n"
     parent = store.start_run(dataset.name, config.name, tags=tags, params=flatten(config))
     parent.log_text(dump_yaml(config), CONFIG)
-    folder = work_folder(store, parent.id)
-    folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(dump_yaml(config), encoding="utf-8", newline="\n")  # for --resume
+    keep_config(config, work_folder(store, parent.id))
     return _many(config, seeds, words, dataset, store, stop, parent)
 
 
@@ -123,7 +121,8 @@ def _many(
     run_ids: dict[int, str] = {}
     try:
         for seed in seeds:
-            stop.check()
+            if stop.number is not None:
+                raise Interrupted(stop.number, f"stopped before seed {seed}. {_go_on(parent.id)}")
             child = children.get(str(seed))
             if child is not None and child["status"] == "FINISHED":
                 run_ids[seed] = str(child["run_id"])
@@ -143,13 +142,14 @@ def _many(
         raise
     names = [name for name in figures[seeds[0]] if all(name in figures[seed] for seed in seeds) and name not in ("epoch",)]
     mean = {name: statistics.fmean(figures[seed][name] for seed in seeds) for name in names}
-    sd = {name: statistics.stdev(figures[seed][name] for seed in seeds) if len(seeds) > 1 else 0.0 for name in names}
-    parent.log_metrics(0, {f"mean/{n}": v for n, v in mean.items()} | {f"sd/{n}": v for n, v in sd.items()})
+    sd = {name: statistics.stdev(figures[seed][name] for seed in seeds) for name in names} if len(seeds) > 1 else None
+    parent.log_metrics(0, {f"mean/{n}": v for n, v in mean.items()} | {f"sd/{n}": v for n, v in (sd or {}).items()})
     parent.end("FINISHED")
     shutil.rmtree(work_folder(store, parent.id), ignore_errors=True)
     rows = [
-        [name, f"{mean[name]:.4f} ± {sd[name]:.4f}", *(f"{figures[s][name]:.4f}" for s in seeds)] for name in SHOWN if name in mean
-    ]
+        [name, f"{mean[name]:.4f} ± {'–' if sd is None else f'{sd[name]:.4f}'}", *(f"{figures[s][name]:.4f}" for s in seeds)]
+        for name in SHOWN if name in mean
+    ]  # fmt: skip
     console.table(
         f"{config.name}: {config.model.backbone}, validation of {dataset.name}, {config.data.protocol}",
         ["metric", f"mean ± sd of {len(seeds)}", *(f"seed {seed}" for seed in seeds)],
@@ -179,8 +179,7 @@ def _tracked(
                 on_run=known.append, on_step=progress.on_step, on_epoch=progress.on_epoch, should_stop=lambda: stop.number,
             )  # fmt: skip
     except Interrupted as error:
-        hint = f"{error}. Go on with: python -m fer_lab.train --resume {parent or known[-1]}"
-        raise Interrupted(error.exit_code - 128, hint) from None
+        raise Interrupted(error.exit_code - 128, f"{error}. {_go_on(parent or known[-1])}") from None
     except FerLabError as error:
         if error.result is None and known:
             error.result = {"run_id": known[-1], "status": "FAILED"}
@@ -189,10 +188,15 @@ def _tracked(
     return tracked
 
 
+def _go_on(run_id: str) -> str:
+    return f"Go on with: python -m fer_lab.train --resume {run_id}"
+
+
 def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
     from fer_lab.core.errors import InputError
     from fer_lab.tracking.store import open_store
+    from fer_lab.training.fit import refuse_another_run
 
     overrides = [text for text in (args.config, *args.overrides) if text]
     if any("=" not in text for text in overrides):
@@ -202,14 +206,15 @@ def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     if info["status"] == "FINISHED":
         raise InputError(f"run {args.resume} is finished; there is nothing to resume")
     command = str(info["tags"].get("fer.command", ""))
+    path = _config_of(store, args.resume, command)
+    config = load_run_config(path, overrides)
+    refuse_another_run(load_run_config(path), config)  # before the run is touched; a parent's finished seeds are not checked later
+    dataset = _checked(config)
     if seeds := info["tags"].get("fer.seeds"):
-        config = load_run_config(_config_of(store, args.resume, command), overrides)
         words = shlex.split(command.removeprefix("python -m fer_lab.train "))
         words = words[: words.index("--seeds")] if "--seeds" in words else []
         chosen = [int(seed) for seed in str(seeds).split(",")]
-        return _many(config, chosen, words, _checked(config), store, stop, store.resume_run(args.resume))
-    config = load_run_config(_config_of(store, args.resume, command), overrides)
-    dataset = _checked(config)
+        return _many(config, chosen, words, dataset, store, stop, store.resume_run(args.resume))
     return _one(config, dataset, store, stop, command=command, run=store.resume_run(args.resume))
 
 
@@ -229,9 +234,9 @@ def _checked(config: RunConfig) -> FaceDataset:
     from fer_lab.core.labels import protocol
     from fer_lab.data.faces import home, resolve
     from fer_lab.training.recipe import check_config
-    from fer_lab.training.targets import class_weights, training_faces, validation_faces
+    from fer_lab.training.targets import check_faces
 
-    labels = protocol(config.data.protocol).label_set.labels
+    protocol(config.data.protocol)
     check_config(config)
     if config.data.dataset == "synthetic":
         from fer_lab.data.synthetic import prepare_synthetic
@@ -239,8 +244,7 @@ def _checked(config: RunConfig) -> FaceDataset:
         dataset = prepare_synthetic(home())
     else:
         dataset = resolve(config.data.dataset, home())
-    class_weights(config.train.class_weights, training_faces(config, dataset), labels)
-    validation_faces(config, dataset)
+    check_faces(config, dataset)
     return dataset
 
 

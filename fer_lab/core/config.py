@@ -8,6 +8,7 @@ nowhere inside.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,6 +158,8 @@ class Dimension(Section):
                 raise ValueError("give either choices (at least one) or low and high")
         elif self.low is None or self.high is None or self.low >= self.high:
             raise ValueError(f"needs low < high, got low={self.low}, high={self.high}")
+        elif self.integer and any(value is not None and value % 1 for value in (self.low, self.high, self.step)):
+            raise ValueError(f"integer needs whole numbers, got low={self.low}, high={self.high}, step={self.step}")
         elif self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log needs low > 0 and no step")
         elif self.step is not None and abs((self.high - self.low) / self.step - round((self.high - self.low) / self.step)) > 1e-9:
@@ -221,9 +224,10 @@ def load_run_config(path: str | Path | None, overrides: Sequence[str] = ()) -> R
 def load_sweep_config(path: str | Path | None, overrides: Sequence[str] = ()) -> SweepConfig:
     """Return the sweep configuration of a YAML file with overrides; each searched key is checked to exist."""
     config = load(SweepConfig, path, overrides)
-    for key in config.space:
-        for value in _probe_values(config.space[key]):
+    for key, dimension in config.space.items():
+        for value in _ends(dimension):
             with_values(config, {key: value}, where=f"space.{key}")
+        _check_inside(config, key, dimension)
     return config
 
 
@@ -359,12 +363,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return tree
 
 
-def _probe_values(dimension: Dimension) -> list[Any]:
+def _ends(dimension: Dimension) -> list[Any]:
     if dimension.choices is not None:
         return list(dimension.choices)
     assert dimension.low is not None
     assert dimension.high is not None
     return [int(v) if dimension.integer else v for v in (dimension.low, dimension.high)]
+
+
+def _check_inside(config: SweepConfig, key: str, dimension: Dimension) -> None:
+    """Refuse a range of fractions for a key of whole numbers: its two ends may be whole, what is drawn between them is not."""
+    if dimension.low is None or dimension.high is None or dimension.integer:
+        return
+    inside = dimension.low + dimension.step if dimension.step else math.nextafter(dimension.high, dimension.low)
+    try:
+        with_values(config, {key: inside})
+    except InputError:
+        raise InputError(f"space.{key}: takes whole numbers, not fractions such as {inside}; add integer: true") from None
 
 
 def _apply(schema: type[Schema], tree: dict[str, Any], values: Mapping[str, Any], where: str) -> Schema:

@@ -118,7 +118,8 @@ def _publish(sweep: Sweep, parent: Any, trials: Sequence[Job], found: Sequence[C
             parent.log_file(path)
     best = result["best"]
     if best is not None:
-        parent.log_metrics(sweep.total, {sweep.config.sweep.metric: best["mean"], "confirm/sd": best["sd"] or 0.0})
+        spread = {} if best["sd"] is None else {"confirm/sd": best["sd"]}
+        parent.log_metrics(sweep.total, {sweep.config.sweep.metric: best["mean"], **spread})
         parent.set_tags({"fer.winner": best["run_id"], "fer.registered": json.dumps(result["registered"])})
 
 

@@ -7,13 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
 from fer_lab.core.console import note
 from fer_lab.core.errors import Conflict, Interrupted
 from fer_lab.search.stop import Stop
 
 POLL_S = 0.5
+ABORT_S = 10.0
+"""How long a worker may take to hand its job back when it is told to stop at once."""
 RESTARTS_PER_WORKER = 2
 """A worker that a signal killed (out of memory, kill -9) is started again this often."""
 
@@ -81,9 +85,7 @@ def run_fleet(command: Sequence[str], workers: int, stop: Stop, is_finished: Cal
                     codes.append(code)
             _sleep()
     finally:
-        for process in running.values():  # a second Ctrl-C, or an error of our own: leave no orphans
-            process.kill()
-            process.wait()
+        _abort(running.values())  # a second Ctrl-C, or an error of our own: leave no orphans
     if stop.number is not None:
         raise Interrupted(stop.number, "interrupted; what was done is kept. The same command goes on from here")
     bad = [code for code in codes if code]
@@ -92,10 +94,30 @@ def run_fleet(command: Sequence[str], workers: int, stop: Stop, is_finished: Cal
 
 
 def _start(command: Sequence[str], index: int, workers: int, devices: Sequence[str]) -> subprocess.Popen[bytes]:
+    # The terminal sends Ctrl-C to a whole process group, and we pass it on: a worker in our group would get two signals, and the
+    # second one aborts.
+    own_group: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     # Progress goes to our stderr; the worker's last line of JSON would not be ours.
     return subprocess.Popen(
-        [sys.executable, *command], env=environment(index, workers, devices), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+        [sys.executable, *command], env=environment(index, workers, devices), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        **own_group,
+    )  # fmt: skip
+
+
+def _abort(workers: Iterable[subprocess.Popen[bytes]]) -> None:
+    """End workers at once: a signal, so that they hand their jobs back, then a kill."""
+    try:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(ABORT_S)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
 
 def _sleep() -> None:

@@ -75,9 +75,12 @@ def starting_point(config: SweepConfig) -> dict[str, Any] | None:
     return values or None
 
 
-def corners(config: SweepConfig, keys: tuple[str, ...]) -> Iterator[RunConfig]:
-    """Yield the run configurations at every combination of the extremes and choices of these searched keys."""
-    chosen = {key: _extremes(config.space[key]) for key in keys if key in config.space}
+def corners(config: SweepConfig) -> Iterator[RunConfig]:
+    """Yield the run configurations at every combination of the choices and extremes of the searched keys.
+
+    Ranges of fractions (rates, probabilities) are left out: the schema has checked their ends, and nothing else depends on them.
+    """
+    chosen = {key: _extremes(d) for key, d in config.space.items() if d.choices is not None or d.integer or d.step}
     for values in product(*chosen.values()):
         yield run_config_of(config, dict(zip(chosen, values, strict=True)))
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag: the work ends itself at its next safe place; a second signal aborts at once."""
+"""Ctrl-C, SIGTERM and a closed terminal as a flag: the work ends itself at its next safe place; a second signal aborts at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from fer_lab.core.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANG_UP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 class Stop:
@@ -22,7 +22,10 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():  # Python sets handlers in no other thread
-            for number in SIGNALS:
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:  # nohup asks to go on
+                numbers.append(HANG_UP)
+            for number in numbers:
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
@@ -46,4 +49,4 @@ class Stop:
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
             raise KeyboardInterrupt
-        self.number = number
+        self.number = signal.SIGTERM if number == HANG_UP else number

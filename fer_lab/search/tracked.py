@@ -24,6 +24,7 @@ from fer_lab.search.trial import Pruned, failure_reason
 if TYPE_CHECKING:
     from fer_lab.backends.bundle import Bundle
     from fer_lab.data.faces import FaceDataset
+    from fer_lab.tracking.registry import Resolved
     from fer_lab.tracking.store import Run, Store
     from fer_lab.training.fit import FitResult
 
@@ -41,6 +42,15 @@ class Tracked(NamedTuple):
 def work_folder(store: Store, run_id: str) -> Path:
     """Where a run keeps its checkpoints while it is not finished."""
     return store.home / "mlruns" / "work" / run_id
+
+
+def keep_config(config: RunConfig, folder: Path) -> None:
+    """Write the run's configuration where `--resume` finds it; one that is there stays, whatever a resumed run may change."""
+    from fer_lab.models.weights import write_bytes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG).is_file():
+        write_bytes(dump_yaml(config).encode(), folder / CONFIG)
 
 
 def tracked_fit(
@@ -95,8 +105,7 @@ def tracked_fit(
         if is_new:
             run.log_params(flatten(config))
         folder = folder or work_folder(store, run.id)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(dump_yaml(config), encoding="utf-8", newline="\n")
+        keep_config(config, folder)
         _describe(live, config, dataset, command)
         if resume:
             _log_past(live, folder)
@@ -106,10 +115,11 @@ def tracked_fit(
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
 
-        teachers = teacher_probs(config, dataset, store)
+        digests: list[str] = []
+        probs = teacher_probs(config, dataset, store, on_teacher=digests.append)
         result = fit(
             config, dataset, folder, on_epoch=log_epoch, on_step=on_step, should_stop=should_stop, resume=resume,
-            teacher_probs=teachers,
+            teacher_probs=probs, teacher_digests=digests,
         )  # fmt: skip
         bundle = write_run_bundle(result, config, dataset, folder / "bundle", run_id=run.id, parent_run_id=parent)
         _log_result(live, result, dataset, folder / "shown", extra or {})
@@ -126,30 +136,43 @@ def tracked_fit(
     return Tracked(run.id, result, bundle)
 
 
-def teacher_probs(config: RunConfig, dataset: FaceDataset, store: Store | None) -> npt.NDArray[np.float32] | None:
+def teacher_probs(
+    config: RunConfig, dataset: FaceDataset, store: Store | None, on_teacher: Callable[[str], None] | None = None
+) -> npt.NDArray[np.float32] | None:
     """Return the teachers' mean probabilities for the training split, float32 [n, K], None without teachers.
 
-    Raises NotFound for an unknown model, InputError when a teacher has other labels.
+    on_teacher(digest) is called with the digest of each teacher's bundle, in the order of `train.teachers`. Raises what
+    `resolve_teachers` raises.
     """
     if not config.train.teachers:
         return None
     from fer_lab.backends.session import Predictor
-    from fer_lab.core.labels import protocol
     from fer_lab.measure.host import usable_cores
-    from fer_lab.tracking.registry import resolve
 
-    labels = protocol(config.data.protocol).label_set.labels
     faces = dataset.pixels[dataset.indices("train")]
-    total = np.zeros((len(faces), len(labels)), np.float64)
-    for ref in config.train.teachers:
-        resolved = resolve(ref, store)
-        if resolved.bundle.card.labels != labels:
-            raise InputError(f"teacher {ref} predicts {', '.join(resolved.bundle.card.labels)}; this run needs {', '.join(labels)}")
+    answers = []
+    for resolved in resolve_teachers(config, store):
+        if on_teacher is not None:
+            on_teacher(resolved.bundle.digest)
         note(f"teacher {resolved.ref_shown}: predicting {len(faces)} training faces")
         runtime = resolved.bundle.runtimes[0] if resolved.bundle.runtimes else "torch"  # a slim bundle has no torch weights
         with Predictor.open(resolved.bundle, runtime, threads=config.train.threads or usable_cores()) as predictor:
-            total += predictor.predict(faces)
-    return (total / len(config.train.teachers)).astype(np.float32)
+            answers.append(predictor.predict(faces))
+    mean: npt.NDArray[np.float32] = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def resolve_teachers(config: RunConfig, store: Store | None) -> list[Resolved]:
+    """Return the models of `train.teachers`. Raises NotFound for an unknown one, InputError for one with other labels."""
+    from fer_lab.core.labels import protocol
+    from fer_lab.tracking.registry import resolve
+
+    labels = protocol(config.data.protocol).label_set.labels
+    teachers = [resolve(ref, store) for ref in config.train.teachers]
+    for ref, teacher in zip(config.train.teachers, teachers, strict=True):
+        if teacher.bundle.card.labels != labels:
+            raise InputError(f"teacher {ref} predicts {', '.join(teacher.bundle.card.labels)}; this run needs {', '.join(labels)}")
+    return teachers
 
 
 def _describe(run: Run, config: RunConfig, dataset: FaceDataset, command: str | None) -> None:

@@ -22,6 +22,7 @@ from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost
 from fer_lab.search.space import finite, starting_point
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep, ask, optuna_study, study_curve, tell
+from fer_lab.tracking.store import Unreachable
 
 if TYPE_CHECKING:
     import optuna
@@ -53,7 +54,7 @@ class Pruned(FerLabError):
 
 
 def run_trial(sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callable[[Job, int, Mapping[str, float]], None]) -> None:
-    """Run a claimed trial slot to its end. Raises Interrupted or LeaseLost; a failing trial fails alone."""
+    """Run a claimed trial slot to its end. Raises Interrupted, LeaseLost or Unreachable; a failing trial fails alone."""
     with Keeper(sweep.leases, job) as keeper:
         study = optuna_study(sweep, _seed(sweep, job))
         keeper.guard()
@@ -64,20 +65,21 @@ def run_trial(sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callab
             tell(study, trial.number, "FAIL")
             raise
         reported = set(study_curve(study, trial.number))
-        config = run_config_of(sweep.config, values)
-
-        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            keeper.check(epoch)
-            progress(job, epoch, metrics)
-            value = finite(metrics, sweep.config.sweep.metric)
-            if sweep.two_objectives or epoch in reported:
-                return
-            trial.report(value, epoch)
-            reported.add(epoch)
-            if epoch + 1 < config.train.epochs and trial.should_prune():
-                raise Pruned(f"{sweep.config.sweep.metric} {value:.4f} after epoch {epoch + 1} is behind the other trials")
 
         def objective() -> tuple[Trained, list[float]]:
+            config = run_config_of(sweep.config, values)
+
+            def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+                keeper.check(epoch)
+                progress(job, epoch, metrics)
+                value = finite(metrics, sweep.config.sweep.metric)
+                if sweep.two_objectives or epoch in reported:
+                    return
+                trial.report(value, epoch)
+                reported.add(epoch)
+                if epoch + 1 < config.train.epochs and trial.should_prune():
+                    raise Pruned(f"{sweep.config.sweep.metric} {value:.4f} after epoch {epoch + 1} is behind the other trials")
+
             measured = _within_budget(sweep, config, trial)
             trained = _train(sweep, job, config, train, keeper, stop, on_epoch, measured)
             score = finite(trained.metrics, sweep.config.sweep.metric)
@@ -90,7 +92,6 @@ def run_confirmation(
     sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callable[[Job, int, Mapping[str, float]], None]
 ) -> None:
     """Train one of the best configurations with a fresh seed. Nothing is pruned, Optuna is not involved."""
-    config = run_config_of(sweep.config, {**job.payload["values"], "seed": job.payload["seed"]})
     with Keeper(sweep.leases, job) as keeper:
 
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
@@ -99,6 +100,7 @@ def run_confirmation(
             finite(metrics, sweep.config.sweep.metric)
 
         def objective() -> tuple[Trained, list[float]]:
+            config = run_config_of(sweep.config, {**job.payload["values"], "seed": job.payload["seed"]})
             trained = _train(sweep, job, config, train, keeper, stop, on_epoch, {})
             return trained, [finite(trained.metrics, sweep.config.sweep.metric)]
 
@@ -196,7 +198,7 @@ def _close(
 
     try:
         trained, values = objective()
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt, Unreachable):  # the job is not at fault
         give_back()
         raise
     except LeaseLost:

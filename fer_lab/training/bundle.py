@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def write_run_bundle(
         std=result.std,
         temperature=result.temperature,
         parameters=result.parameters,
-        config=_recorded(config),
+        config=_recorded(config, result.teacher_digests),
         validation={name.removeprefix("val/"): value for name, value in result.validation.items()},
         commit=commit(),
         versions=versions(),
@@ -61,11 +62,17 @@ def write_run_bundle(
     return open_bundle(folder)
 
 
-def _recorded(config: RunConfig) -> dict[str, Any]:
-    """The configuration for the card; weights that were started from by their content: their place says nothing elsewhere."""
+def _recorded(config: RunConfig, teacher_digests: Sequence[str]) -> dict[str, Any]:
+    """The configuration for the card. Weights that were started from and teachers by their content.
+
+    The place of a file says nothing elsewhere, and a teacher's reference may mean another model tomorrow.
+    """
     recorded = config.model_dump(mode="json")
     if config.model.weights_file is not None:
         recorded["model"]["weights_file"] = f"sha256:{sha256_of(config.model.weights_file)}"
+    if teacher_digests:
+        taught = zip(config.train.teachers, teacher_digests, strict=True)
+        recorded["train"]["teachers"] = [f"{ref} sha256:{digest}" for ref, digest in taught]
     return recorded
 
 

@@ -94,30 +94,51 @@ def load(folder: Path) -> Checkpoint | None:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimiser's state into tensors (named `optimizer.<index>.<key>`) and JSON."""
+    """Split an optimiser's state into tensors and JSON.
+
+    Tensors are named `optimizer.<index>.<key>`, those of a parameter group `optimizer.group.<index>.<key>`. Raises
+    InputError for an optimiser that keeps something else.
+    """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
+    groups: list[dict[str, Any]] = [{} for _ in state["param_groups"]]
     for index, values in state["state"].items():
         for key, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
-    return tensors, {"groups": state["param_groups"], "numbers": numbers}
+    for index, values in enumerate(state["param_groups"]):
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.group.{index}.{key}"] = value
+            else:
+                groups[index][key] = value
+    more = sorted(set(state) - {"state", "param_groups"})
+    try:
+        json.dumps([groups, numbers])
+    except TypeError as error:
+        more.append(str(error))
+    if more:
+        raise InputError(f"{type(optimizer).__name__}'s state does not fit a checkpoint ({'; '.join(more)}); use another optimiser")
+    return tensors, {"groups": groups, "numbers": numbers}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Load what `pack_optimizer` gave into an optimiser of the same parameters."""
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in record["numbers"].items()}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
     groups = [
         {key: tuple(value) if isinstance(now.get(key), tuple) else value for key, value in saved.items()}
         for saved, now in zip(record["groups"], optimizer.state_dict()["param_groups"], strict=True)
     ]
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer.group."):
+            _, _, index, key = name.split(".", 3)
+            groups[int(index)][key] = tensor
+        elif name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,7 @@ class FitResult:
     mean: float
     std: float
     labels: tuple[str, ...]
+    teacher_digests: tuple[str, ...]  # of the bundles that taught, in the order of train.teachers
     wall_s: float  # of this process, an earlier one's epochs not counted
 
 
@@ -84,13 +85,15 @@ def fit(
     should_stop: ShouldStop | None = None,
     resume: bool = False,
     teacher_probs: npt.NDArray[np.float32] | None = None,
+    teacher_digests: Sequence[str] = (),
 ) -> FitResult:
     """Train `config` on the train split of `dataset`, choose by the valid split, and return what came of it.
 
     on_epoch(epoch, metrics) is called after that epoch's checkpoint is published; it may raise `Pruned`.
     on_step(epoch, step, steps) is called after each step. should_stop() is asked at each step and returns a signal
     number to stop: the last epoch's checkpoint is on disk, `Interrupted` is raised.
-    teacher_probs: float32 [n, K] for `dataset.indices("train")`, see `targets.training_faces`.
+    teacher_probs: float32 [n, K] for `dataset.indices("train")`, see `targets.training_faces`. teacher_digests: of the
+    bundles that they come from; a resumed run must have the same ones.
     resume: continue from the checkpoint in `folder`; without one, start at the beginning.
     Raises InputError for a configuration that does not fit, NonFinite when the loss does, IntegrityError when no
     checkpoint is whole.
@@ -106,7 +109,8 @@ def fit(
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)
         try:
-            return _Training(config, dataset, folder, device, teacher_probs).run(on_epoch, on_step, should_stop, resume)
+            training = _Training(config, dataset, folder, device, teacher_probs, teacher_digests)
+            return training.run(on_epoch, on_step, should_stop, resume)
         finally:
             torch.set_num_threads(threads)
 
@@ -121,12 +125,14 @@ class _Training:
         folder: Path,
         device: torch.device,
         teacher_probs: npt.NDArray[np.float32] | None,
+        teacher_digests: Sequence[str],
     ) -> None:
         self.config = config
         self.settings = config.train
         self.dataset = dataset
         self.folder = folder
         self.device = device
+        self.teacher_digests = tuple(teacher_digests)
         self.labels = protocol(config.data.protocol).label_set.labels
         self.train = targets.training_faces(config, dataset, teacher_probs)
         self.valid = targets.validation_faces(config, dataset)
@@ -301,6 +307,7 @@ class _Training:
         state = {
             "config": self.config.model_dump(mode="json"),
             "fingerprint": self.dataset.fingerprint,
+            "teachers": list(self.teacher_digests),
             "history": self.history,
             "best": self.best,
             "optimizer": optimizer_record,
@@ -321,7 +328,7 @@ class _Training:
         saved = checkpoint.load(self.folder)
         if saved is None:
             return
-        _refuse_another_run(saved.state, self.config, self.dataset)
+        self._refuse_another_run(saved.state)
         named = saved.tensors
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in named.items() if k.startswith("network.")})
         if self.ema is not None:
@@ -335,6 +342,16 @@ class _Training:
         torch.set_rng_state(named["random.cpu"])
         if self.device.type == "cuda" and "random.cuda" in named:
             torch.cuda.set_rng_state(named["random.cuda"], self.device)
+
+    def _refuse_another_run(self, state: dict[str, Any]) -> None:
+        further = []
+        if state["fingerprint"] != self.dataset.fingerprint:
+            further.append(f"dataset fingerprint: {str(state['fingerprint'])[:12]} → {self.dataset.fingerprint[:12]}")
+        then = state.get("teachers", self.teacher_digests)  # checkpoints did not always say who taught
+        for ref, old, new in zip(self.settings.teachers, then, self.teacher_digests, strict=False):
+            if old != new:
+                further.append(f"teacher {ref}: digest {str(old)[:12]} → {new[:12]}")
+        refuse_another_run(RunConfig.model_validate(state["config"]), self.config, further)
 
     # result
 
@@ -372,6 +389,7 @@ class _Training:
             mean=self.mean,
             std=self.std,
             labels=self.labels,
+            teacher_digests=self.teacher_digests,
             wall_s=wall_s,
         )
 
@@ -403,16 +421,16 @@ FREE_TO_CHANGE = ("name", "train.device", "train.threads", "train.compile")
 """Settings that may differ in a resumed run: they do not decide what is learnt."""
 
 
-def _refuse_another_run(state: dict[str, Any], config: RunConfig, dataset: FaceDataset) -> None:
+def refuse_another_run(run: RunConfig, resumed: RunConfig, further: Sequence[str] = ()) -> None:
+    """Raise InputError when a resumed run would not be the run; `further` are differences besides the configuration's."""
     from fer_lab.core.config import flatten
 
-    then, now = flatten(RunConfig.model_validate(state["config"])), flatten(config)
+    then, now = flatten(run), flatten(resumed)
     changed = [
         f"{key}: {then.get(key)} → {now.get(key)}"
         for key in sorted({*then, *now})
         if then.get(key) != now.get(key) and key not in FREE_TO_CHANGE
     ]
-    if state["fingerprint"] != dataset.fingerprint:
-        changed.append(f"dataset fingerprint: {str(state['fingerprint'])[:12]} → {dataset.fingerprint[:12]}")
+    changed += further
     if changed:
         raise InputError(f"a resumed run must be the same run; changed: {'; '.join(changed)}. Start a new one instead")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fer_lab.core.config import RunConfig, TrainConfig
 from fer_lab.core.errors import InputError, NotFound, nearest
+from fer_lab.training import checkpoint
 
 LOWER_IS_BETTER = ("val/nll", "val/brier", "val/ece", "val/kl_to_votes", "val/js_to_votes")
 HIGHER_IS_BETTER = (
@@ -116,7 +117,8 @@ class KerasRMSprop(torch.optim.Optimizer):
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Return timm's optimiser of that name (or `keras_rmsprop`). Weight decay spares biases and norms.
 
-    Raises InputError for an unknown name or option.
+    Raises InputError for an unknown name or option, for one that does not work on this host, and for one whose state a
+    checkpoint cannot hold (kron's lists, for instance): an epoch would be trained before that shows.
     """
     from timm.optim import create_optimizer_v2, list_optimizers
 
@@ -135,6 +137,12 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"train.optimizer_options do not fit {config.optimizer}: {error}") from None
+    except (AssertionError, ImportError) as error:  # timm asserts that there is a GPU
+        raise InputError(f"train.optimizer={config.optimizer} does not work here: {error}. Use another, e.g. adamw") from None
+    try:
+        checkpoint.pack_optimizer(created)
+    except InputError as error:
+        raise InputError(f"train.optimizer={config.optimizer}: {error}") from None
     return created
 
 
@@ -221,7 +229,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, smoothi
 
 
 def check_config(config: RunConfig) -> None:
-    """Raise InputError for what the schema cannot see: backbone, sizes, metric names, the last stage."""
+    """Raise InputError for what the schema cannot see: backbone, sizes, metric names, optimiser, the last stage."""
     from fer_lab.models import backbones
 
     for size in {config.train.image_size, *(stage.size for stage in config.train.stages)}:
@@ -240,6 +248,7 @@ def check_config(config: RunConfig) -> None:
     if config.train.early_stopping is not None:
         check_metric(config.train.early_stopping.metric, "train.early_stopping.metric")
     pick_precision(config.train.precision, pick_device(config.train.device))
+    make_optimizer(config.train, nn.BatchNorm2d(1))  # any parameters do; these take no random numbers
 
 
 def start_classifier(network: nn.Module, std: float | None) -> None:

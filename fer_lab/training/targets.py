@@ -83,6 +83,13 @@ def validation_faces(config: RunConfig, dataset: FaceDataset) -> ValidationFaces
     return ValidationFaces(rows[kept], labels[kept], distribution)
 
 
+def check_faces(config: RunConfig, dataset: FaceDataset) -> None:
+    """Raise InputError when the configuration cannot be trained on these faces: a class or a split without a face, …"""
+    faces = training_faces(config, dataset)
+    class_weights(config.train.class_weights, faces, protocol(config.data.protocol).label_set.labels)
+    validation_faces(config, dataset)
+
+
 def class_weights(setting: str | dict[str, float] | None, faces: TrainingFaces, names: tuple[str, ...]) -> npt.NDArray[np.float32]:
     """Return one weight per class, float32 [K]; all 1 when off.
 

@@ -1,4 +1,7 @@
-"""A tracking server that hangs in mid-training: training goes on at its pace, and every row arrives later, once, in order."""
+"""A tracking server that hangs in mid-training: training goes on at its pace, and every row arrives later, once, in order.
+
+One that is gone when the next trial begins: the worker ends, and the trial is not lost.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,17 @@ from fault_figures import LONG, count, publish
 from tiny_backbone import register_tiny
 from tracking_store import free_port, mlflow_server
 
-from fer_lab.core.config import load_run_config
+from fer_lab.core.config import SweepConfig, load_run_config
 from fer_lab.data.faces import FaceDataset
+from fer_lab.search.stop import Stop
+from fer_lab.search.storage import open_storage
+from fer_lab.search.study import open_sweep
 from fer_lab.search.tracked import tracked_fit
+from fer_lab.search.trainer import trainer
+from fer_lab.search.trial import Train, Trained
+from fer_lab.search.worker import work
 from fer_lab.tracking.spool import waiting
-from fer_lab.tracking.store import Run, open_store
+from fer_lab.tracking.store import Run, Unreachable, open_store
 from fer_lab.training.fit import Pruned
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")]
@@ -110,3 +120,44 @@ def test_training_does_not_wait_for_the_server(
             phase: round(outage.tracking_s[phase] / max(outage.lasted_s[phase], 1e-9), 5) for phase in outage.tracking_s
         }, step_ms_median=median_ms, steps={phase: len(values) for phase, values in outage.steps_ms.items()},
     )  # fmt: skip
+
+
+def test_a_trial_that_cannot_begin_is_not_lost(
+    home: Path, drawn: FaceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is killed between two trials: the worker ends, the second one is free; after its return the study completes."""
+    backbone, port = register_tiny(monkeypatch), free_port()
+    config = SweepConfig.model_validate(
+        {
+            "data": {"dataset": "synthetic", "subset": 200}, "model": {"backbone": backbone},
+            "train": {"epochs": 1, "batch_size": 32, "image_size": 32, "device": "cpu", "threads": 1},
+            "space": {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+            "sweep": {"trials": 2, "pruner": {"name": "none"}, "confirm": {"top": 1, "seeds": 1}},
+        }
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    storage = open_storage(home)
+    sweep = open_sweep(config, drawn, home, storage, address)
+    with ExitStack() as server:
+        server.enter_context(mlflow_server(tmp_path / "server", port))
+        store = open_store(home)
+
+        def below(parent: str) -> Train:
+            real = trainer(sweep, store, parent)
+
+            def train(*arguments: Any, name: str, **more: Any) -> Trained:
+                if name == "trial-001":
+                    server.close()
+                return real(*arguments, name=name, **more)
+
+            return train
+
+        with pytest.raises(Unreachable):
+            work(sweep, store, below, Stop())
+        assert [(job.status, job.deaths) for job in sweep.leases.jobs("trial")] == [("complete", 0), ("free", 0)]
+        server.enter_context(mlflow_server(tmp_path / "server", port))
+        result = work(sweep, open_store(home), lambda parent: trainer(sweep, store, parent), Stop())
+    assert result["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
+    assert result["registered"] is not None
+    storage.close()

@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import tiny_backbone
 from test_train import SMALL, lab, no_pictures, run
+
+from fer_lab.training.progress import Progress
 
 __all__ = ["lab", "no_pictures"]  # the fixtures
 
@@ -46,6 +50,23 @@ def run_until(number: int, epoch: int, step: int, *arguments: str) -> tuple[int,
     command = [sys.executable, "-c", STOPPED, str(int(number)), str(epoch), str(step), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
+
+
+@contextmanager
+def signal_after(epoch: int, step: int) -> Iterator[None]:
+    """SIGTERM to this process after that step of a run."""
+    if os.name != "posix":
+        pytest.skip("os.kill delivers no signal handler on Windows")
+    real = Progress.on_step
+
+    def signalled(self: Progress, now: int, done: int, steps: int) -> None:
+        real(self, now, done, steps)
+        if (now, done) == (epoch, step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Progress, "on_step", signalled)
+        yield
 
 
 def test_a_stopped_run_is_killed_in_the_store_and_resumes_to_the_same_weights(
@@ -88,6 +109,47 @@ def test_several_seeds_resume_where_they_stopped(lab: Path, capsys: pytest.Captu
     assert code == 0, err
     assert result["run_id"] == parent
     assert len(set(result["runs"])) == 2
+
+
+def test_a_refused_change_leaves_the_run_as_it_was(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What decides the weights may not change, the number of threads may; either way the next plain --resume goes on."""
+    from fer_lab.tracking.store import open_store
+
+    with signal_after(1, 1):
+        _, _, err = run(capsys, *SMALL)
+    run_id = err.strip().split()[-1]
+    code, _, err = run(capsys, "--resume", run_id, "train.lr=0.1")
+    assert code == 2
+    assert "must be the same run; changed: train.lr: " in err
+    assert open_store().run_info(run_id)["status"] == "KILLED"
+    with signal_after(1, 2):
+        code, _, err = run(capsys, "--resume", run_id, "train.threads=2")
+    assert code == 143, err
+    code, result, err = run(capsys, "--resume", run_id)
+    assert code == 0, err
+    assert result["epochs_run"] == 2
+
+
+def test_seeds_that_were_stopped_between_two_of_them_go_on_with_the_same_configuration(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the parent; a finished seed is of the old configuration, so another one is refused."""
+    from fer_lab.tracking.store import open_store
+
+    with signal_after(0, 6):  # the last step: the seed ends, the next one does not begin
+        code, _, err = run(capsys, *SMALL, "train.epochs=1", "--seeds", "0,1")
+    assert code == 143
+    assert "stopped before seed 1. Go on with: python -m fer_lab.train --resume " in err
+    parent = err.strip().split()[-1]
+    code, _, err = run(capsys, "--resume", parent, "train.lr=0.1")
+    assert code == 2
+    assert "must be the same run; changed: train.lr: " in err
+    store = open_store()
+    assert store.run_info(parent)["status"] == "KILLED"
+    [first] = store.children(parent)
+    code, result, err = run(capsys, "--resume", parent)
+    assert code == 0, err
+    assert (result["run_id"], result["runs"][0]) == (parent, first["run_id"])
 
 
 def test_a_run_that_is_not_here_cannot_be_resumed(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

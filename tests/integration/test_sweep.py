@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +63,10 @@ def test_the_quickstart_ends_with_a_registered_challenger_and_a_second_start_tra
     again, same = _result(capsys)
     assert same == result
     assert "nothing was trained" in "\n".join(again)
-    assert "sweep.trials=4" in "\n".join(again)
+    [more] = [line.partition("More trials: ")[2] for line in again if "More trials: " in line]
+    assert "experiments/quickstart.yaml data.subset=64 " in more
+    assert more.endswith(" sweep.trials=4")
+    assert "sweep.trials=2" not in more
 
     assert sweep.main([*TINY, "--status"]) == 0
     _, status = _result(capsys)
@@ -93,6 +99,39 @@ def test_bad_input_is_refused_before_anything_trains(prepared: Path, capsys: pyt
         assert text in error
         assert error.count("\n") == 1
         assert "secret" not in error
+
+
+def test_what_would_fail_every_trial_is_refused_before_one_is_claimed(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error or another host's device uses up no slot: put right, the same study has them all."""
+    cases = {
+        "sweep.metric: unknown metric 'val/acc'": ["sweep.metric=val/acc"],
+        "torch finds no cuda:9 on this host": ["train.device=cuda:9"],
+        "did you mean 'adamw'": ["train.optimizer=adamww"],
+        "no label joy": ["train.class_weights={joy: 2.0}"],
+        "the network would be shipped": [
+            "space={train.image_size: {choices: [32, 48]}}",
+            "train.stages=[{from_epoch: 0, size: 32}]",
+        ],
+        "absent": ["train.teachers=[absent]"],
+    }
+    for text, arguments in cases.items():
+        assert sweep.main([str(ROOT / "experiments/quickstart.yaml"), *TINY, *arguments]) == 2, text
+        assert text in capsys.readouterr().err
+    with closing(sqlite3.connect(prepared / "mlruns" / "optuna.db")) as connection:
+        assert connection.execute("SELECT DISTINCT status, fence FROM fer_jobs").fetchall() == [("free", 0)]
+
+
+def test_the_command_for_more_trials_goes_on_with_the_same_study(home: Path) -> None:
+    """With the overrides that make it the study, its name and its database, quoted for a shell."""
+    import argparse
+
+    args = argparse.Namespace(study="mine", storage="postgresql://ann@db/optuna")
+    overrides = ["train.stages=[{from_epoch: 0, size: 32}]", "sweep.trials=6"]
+    command = sweep._extended(args, Path("my sweep.yaml"), overrides, 12)
+    assert shlex.split(command) == [
+        "python", "-m", "fer_lab.sweep", "my sweep.yaml", overrides[0], "sweep.trials=12", "--study", "mine",
+        "--storage", "postgresql://ann@db/optuna",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["experiments/quickstart.yaml", "experiments/sweeps/ferplus8.yaml"])

@@ -113,6 +113,33 @@ def test_several_seeds_are_children_of_one_run_with_a_mean(lab: Path, capsys: py
     assert store.run_info(result["run_id"])["metrics"]["mean/accuracy"] == pytest.approx(sum(scores) / 2)
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_one_seed_has_no_spread(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A standard deviation of 0 would say that all seeds agree."""
+    from fer_lab.tracking.store import open_store
+
+    assert train.main([*SMALL, "train.epochs=1", "--seeds", "3"]) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out.splitlines()[-1])
+    assert result["sd"] is None
+    assert f"{result['val']['accuracy']:.4f} ± –" in out
+    assert not [name for name in open_store().run_info(result["run_id"])["metrics"] if name.startswith("sd/")]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_card_says_who_taught_by_content(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the reference, which may name another model tomorrow."""
+    from fer_lab.tracking.registry import resolve
+    from fer_lab.tracking.store import open_store
+
+    _, teacher, _ = run(capsys, *SMALL, "train.epochs=1")
+    ref = f"runs:/{teacher['run_id']}"
+    code, result, err = run(capsys, *SMALL, "train.epochs=1", f"train.teachers=[{ref}]")
+    assert code == 0, err
+    card = resolve(f"runs:/{result['run_id']}", open_store()).bundle.card
+    assert card.config["train"]["teachers"] == [f"{ref} sha256:{teacher['bundle_digest']}"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -124,6 +151,7 @@ def test_several_seeds_are_children_of_one_run_with_a_mean(lab: Path, capsys: py
         (["data.dataset=ferplus"], "fer_lab.prepare"),
         (["model.weights_file=none.safetensors"], "no such file"),
         (["train.class_weights={joy: 1.0}"], "no label joy"),
+        (["train.optimizer=adafactorbv"], "does not fit a checkpoint"),
         (["--seeds", "4..0"], "neither a range"),
         (["--seeds", "1,1"], "neither a range"),
     ],

@@ -75,6 +75,17 @@ def test_every_searched_key_must_exist(tmp_path: Path) -> None:
         load_sweep_config(written(tmp_path, "space: {train.lr: {low: 1.0, high: 0.1}}"))
 
 
+def test_a_range_of_fractions_for_a_key_of_whole_numbers_is_refused(tmp_path: Path) -> None:
+    """Its ends are whole numbers; what a study would draw between them is not."""
+    for space in ("{low: 32, high: 256}", "{low: 32, high: 256, log: true}", "{low: 32, high: 33, step: 0.5}"):
+        with pytest.raises(InputError, match=r"space\.train\.batch_size: takes whole numbers.*add integer: true"):
+            load_sweep_config(written(tmp_path, f"space: {{train.batch_size: {space}}}"))
+    with pytest.raises(InputError, match="integer needs whole numbers"):
+        load_sweep_config(written(tmp_path, "space: {train.batch_size: {low: 32, high: 64, step: 0.5, integer: true}}"))
+    for space in ("{low: 32, high: 256, integer: true}", "{low: 32, high: 96, step: 16}"):
+        load_sweep_config(written(tmp_path, f"space: {{train.batch_size: {space}}}"))
+
+
 def test_a_trial_is_the_base_with_its_values(tmp_path: Path) -> None:
     """run_config_of applies a trial's parameters to the run part of the sweep."""
     sweep = load_sweep_config(written(tmp_path, "space: {train.lr: {low: 0.001, high: 0.1, log: true}}\nseed: 4\n"))

@@ -79,10 +79,12 @@ def test_the_name_changes_with_what_is_searched_and_not_with_who_runs_it() -> No
 
 
 def test_corners_visit_every_choice_and_extreme() -> None:
-    """Backbones and sizes are checked before anything trains."""
+    """Backbones and sizes are checked before anything trains; a range of learning rates has no corner."""
     config = SweepConfig(space={**SPACE, "model.backbone": Dimension(choices=("a", "b"))})
-    seen = {(run.model.backbone, run.train.image_size) for run in corners(config, ("model.backbone", "train.image_size"))}
-    assert seen == {("a", 48), ("a", 96), ("b", 48), ("b", 96)}
+    runs = list(corners(config))
+    assert {(run.model.backbone, run.train.image_size) for run in runs} == {("a", 48), ("a", 96), ("b", 48), ("b", 96)}
+    assert len(runs) == 16
+    assert {run.train.lr for run in runs} == {config.train.lr}
 
 
 def test_neither_inf_nor_nan_nor_a_missing_metric_can_win() -> None:

@@ -25,7 +25,7 @@ from fer_lab.search.study import Sweep, open_sweep, optuna_study
 from fer_lab.search.trial import Trained, failure_reason
 from fer_lab.search.worker import stored_result, work
 from fer_lab.tracking import registry
-from fer_lab.tracking.store import Store, open_store
+from fer_lab.tracking.store import Store, Unreachable, open_store
 
 CONFIG = SweepConfig.model_validate(
     {
@@ -178,6 +178,8 @@ def test_a_failing_trial_fails_alone_and_a_study_without_one_complete_registers_
     result = work(sweep, store, lambda parent: Formula(sweep, store, parent, burst), Stop())
     assert result["trials"]["failed"] == 1
     assert sweep.leases.jobs("trial")[1].reason == "oom: 8 GB"
+    assert result["best"]["sd"] is None
+    assert "confirm/sd" not in store.run_info(result["parent_run_id"])["metrics"]  # one seed has no spread
     hopeless = _sweep(storage, home, drawn, **{"sweep.trials": 2, "train.lr": 2e-3})
 
     def always(key: str, epoch: int) -> None:
@@ -187,6 +189,43 @@ def test_a_failing_trial_fails_alone_and_a_study_without_one_complete_registers_
     assert (nothing["registered"], nothing["best"], nothing["trials"]["failed"]) == (None, None, 2)
     assert store.run_info(nothing["parent_run_id"])["status"] == "FAILED"
     assert _states(hopeless) == {"FAIL": 2}
+
+
+def test_values_that_the_schema_refuses_fail_their_trial_and_not_the_worker(
+    home: Path, drawn: FaceDataset, storage: StudyStorage
+) -> None:
+    """A worker that ended at each claim would take every slot with it."""
+    store = open_store(home)
+    space = {"train.batch_size": Dimension(low=8, high=64).model_dump()}
+    sweep = _sweep(storage, home, drawn, **{"name": "fractions", "sweep.trials": 2, "space": space})
+    result = work(sweep, store, lambda parent: Formula(sweep, store, parent), Stop())
+    assert result["trials"] == {"complete": 0, "pruned": 0, "failed": 2}
+    assert all("train.batch_size" in str(job.reason) for job in sweep.leases.jobs("trial"))
+    assert _states(sweep) == {"FAIL": 2}
+
+
+@pytest.mark.parametrize("key", ["trial-000", "confirm-000"])
+@pytest.mark.parametrize("error", [Unreachable("it does not answer"), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_a_job_that_is_not_at_fault_is_given_back(
+    home: Path, drawn: FaceDataset, storage: StudyStorage, key: str, error: BaseException
+) -> None:
+    """An outage of the tracking server, a second Ctrl-C: the worker ends, its job is free, the same command completes the study."""
+    store = open_store(home)
+    name = f"{key}-{type(error).__name__}"
+    sweep = _sweep(storage, home, drawn, **{"name": name, "sweep.trials": 1, "sweep.confirm.seeds": 1})
+
+    def cut_off(at: str, epoch: int) -> None:
+        if at == key:
+            raise error
+
+    with pytest.raises(type(error)):
+        work(sweep, store, lambda parent: Formula(sweep, store, parent, cut_off), Stop())
+    [job] = [job for job in sweep.leases.jobs() if job.key == key]
+    assert (job.status, job.deaths) == ("free", 0)
+    result = work(sweep, store, lambda parent: Formula(sweep, store, parent), Stop())
+    assert result["trials"] == {"complete": 1, "pruned": 0, "failed": 0}
+    assert result["registered"] is not None
+    assert "RUNNING" not in _states(sweep)
 
 
 def test_an_interrupted_trial_goes_back_to_the_queue_and_continues(home: Path, drawn: FaceDataset, storage: StudyStorage) -> None:

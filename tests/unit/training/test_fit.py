@@ -75,7 +75,14 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(settings:
     assert (tmp_path / "a/best.safetensors").read_bytes() != (tmp_path / "c/best.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("extra", [(), ("train.optimizer=keras_rmsprop", "train.schedule=plateau", "train.plateau_patience=1")])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("train.optimizer=keras_rmsprop", "train.schedule=plateau", "train.plateau_patience=1"),
+        ("train.optimizer=lamb",),  # keeps its step in the parameter groups
+    ],
+)
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
     settings: Any, few: Any, tmp_path: Path, extra: tuple[str, ...]
 ) -> None:
@@ -124,6 +131,22 @@ def test_a_resumed_run_must_be_the_same_run(settings: Any, few: Any, tmp_path: P
     with pytest.raises(InputError, match="dataset fingerprint"):
         fit(settings(), replace(few, label_source="ferplus-2016"), tmp_path, resume=True)
     fit(settings("train.threads=2", "name=other"), few, tmp_path, resume=True)
+
+
+def test_a_resumed_run_has_the_same_teachers(settings: Any, few: Any, tmp_path: Path) -> None:
+    """By content: an alias may name another model by now. A checkpoint that does not say who taught is believed."""
+    config = settings("train.teachers=[models:/mentor@champion]")
+    probs = np.full((len(few.indices("train")), 8), 1 / 8, np.float32)
+    result = fit(config, few, tmp_path, teacher_probs=probs, teacher_digests=["a" * 64])
+    assert result.teacher_digests == ("a" * 64,)
+    fit(config, few, tmp_path, teacher_probs=probs, teacher_digests=["a" * 64], resume=True)
+    with pytest.raises(InputError, match=r"teacher models:/mentor@champion: digest a{12} → b{12}"):
+        fit(config, few, tmp_path, teacher_probs=probs, teacher_digests=["b" * 64], resume=True)
+    saved = checkpoint.load(tmp_path)
+    assert saved is not None
+    del saved.state["teachers"]
+    checkpoint.save(tmp_path, saved)
+    fit(config, few, tmp_path, teacher_probs=probs, teacher_digests=["b" * 64], resume=True)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
@@ -179,6 +202,7 @@ def test_only_epochs_at_the_final_size_are_chosen_from(settings: Any, few: Any, 
         ("train.keep=[val/loss]", "unknown metric"),
         ("train.optimizer=adamv", "did you mean"),
         ("train.optimizer_options={alpha_: 1.0}", "do not fit"),
+        ("train.optimizer=adafactorbv", "does not fit a checkpoint"),
         ("train.device=tpu", "device"),
         ("train.class_weights={joy: 2.0}", "no label joy"),
         ("model.backbone=tinny", "did you mean 'tiny'"),
