@@ -212,6 +212,8 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     wanted = _words(args.runtimes)
     shipped = registry.shipped_runtime(candidates[reference])
     offered = wanted or candidates[reference].runtimes
+    if shipped is not None and (shipped not in offered or candidates[reference].unavailable(shipped)):
+        shipped = None  # it is not measured here: then as for any other reference
     cards = [candidate.bundle.card for candidate in candidates if candidate.foreign is None]
     dataset_name = args.dataset or (cards[0].dataset if cards else "ferplus")
     dataset = faces.resolve(dataset_name, home)
@@ -223,7 +225,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         protocol=protocol, split=args.split, runtimes=wanted or None, threads=_numbers(args.threads, "threads"),
         batches=_numbers(args.batches, "batches"), margin=args.margin / 100, robustness=not args.no_robustness,
         timed=not args.no_latency and not extra, cold_start=not args.no_cold_start,
-        reference_runtime=args.against_runtime or (shipped if shipped in offered else None),
+        reference_runtime=args.against_runtime or shipped,
         budget=Budget(seconds=args.seconds), pictures=not args.no_faces,
     )  # fmt: skip
 

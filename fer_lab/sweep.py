@@ -199,10 +199,11 @@ def _check_trials(config: SweepConfig, dataset: FaceDataset) -> None:
     from fer_lab.training.targets import check_faces
 
     check_metric(config.sweep.metric, "sweep.metric")
-    runs = list(corners(config))
-    for run in runs:
+    by_data = {}  # choosing faces takes a while, and only `data` says how
+    for run in corners(config):
         check_config(run)
-    for run in {run.data: run for run in runs}.values():  # choosing faces takes a while, and only `data` says how
+        by_data[run.data] = run
+    for run in by_data.values():
         check_faces(run, dataset)
 
 

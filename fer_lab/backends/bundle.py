@@ -170,7 +170,7 @@ def open_bundle(folder: str | Path, *, signed_by: Collection[str] | None = None)
     if CARD not in files:
         raise InputError(f"{folder}: the bundle has no {CARD}")
     try:
-        card = Card.model_validate_json((folder / CARD).read_bytes())
+        card = Card.model_validate_json(_read_listed(folder, CARD, files[CARD]))
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{folder / CARD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -189,12 +189,16 @@ def read_verified(bundle: Bundle, path: str) -> bytes:
     """
     if path not in bundle.files:
         raise NotFound(f"{bundle.folder} holds no {path}; its runtimes: {', '.join(bundle.runtimes)}. Run fer_lab.export first")
+    return _read_listed(bundle.folder, path, bundle.files[path])
+
+
+def _read_listed(folder: Path, path: str, digest: str) -> bytes:
     try:
-        raw = (bundle.folder / path).read_bytes()
+        raw = (folder / path).read_bytes()
     except FileNotFoundError:
-        raise IntegrityError(f"{bundle.folder}: {path} is missing (the manifest lists it). Fetch the bundle again") from None
-    if hashlib.sha256(raw).hexdigest() != bundle.files[path]:
-        raise IntegrityError(f"{bundle.folder}: {path} was altered (sha256 differs from the manifest). Fetch the bundle again")
+        raise IntegrityError(f"{folder}: {path} is missing (the manifest lists it). Fetch the bundle again") from None
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise IntegrityError(f"{folder}: {path} was altered (sha256 differs from the manifest). Fetch the bundle again")
     return raw
 
 

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fer_lab.backends.bundle import MOST_SIDE, Bundle, Card, sha256_of
 from fer_lab.backends.session import Faces, Predictor, Probabilities
-from fer_lab.core.errors import InputError, MissingPart, NotFound, nearest
+from fer_lab.backends.signature import VARIABLE, demanded
+from fer_lab.core.errors import InputError, IntegrityError, MissingPart, NotFound, nearest
 
 SUFFIXES = (".onnx", ".xml", ".tflite")
 RUNTIMES_OF = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",), ".tflite": ("openvino",)}
@@ -198,8 +199,13 @@ def card_path(model: Path) -> Path:
 
 
 def open_foreign(path: str | Path) -> ForeignModel:
-    """Read a foreign model's card. Raises NotFound when model or card is absent, InputError naming the key at fault."""
+    """Read a foreign model's card.
+
+    Raises NotFound when model or card is absent, InputError naming the key at fault, IntegrityError where this machine takes
+    signed bundles only.
+    """
     path = Path(path)
+    _check_unsigned_is_welcome(path)
     if not path.is_file():
         raise NotFound(f"no such model: {path}")
     beside = card_path(path)
@@ -240,6 +246,7 @@ def write_card(path: str | Path) -> Path:
         raise InputError(f"{path}: a foreign model is one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise NotFound(f"no such model: {path}")
+    _check_unsigned_is_welcome(path)
     target = card_path(path)
     if target.exists():
         raise InputError(f"{target} is there already; edit it, or remove it first")
@@ -313,6 +320,11 @@ def _load_onnx(model: ForeignModel, threads: int) -> _Loaded:
     shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
     last = outputs[0].shape[-1] if outputs[0].shape else None
     return _Loaded(shape, last if isinstance(last, int) else None, lambda batch: session.run([answer], {name: batch})[0])
+
+
+def _check_unsigned_is_welcome(path: Path) -> None:
+    if demanded() is not None:
+        raise IntegrityError(f"{path} is a foreign model, which nobody can sign; with {VARIABLE} set, only signed bundles run")
 
 
 def _checked_onnx(path: Path) -> bytes:

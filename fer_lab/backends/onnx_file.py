@@ -14,6 +14,7 @@ MAX_BYTES = 500_000_000  # the largest backbone here (V2-XL, float32) is below t
 MAX_OPSET = 26  # onnxruntime 1.32 knows no newer one
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 _MAX_DEPTH = 16
+_MASK_32, _MASK_64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF  # what protobuf keeps of keys and enums, of other integers
 
 # message → {field number → message it holds}, only the fields on the way to tensors and domains
 _CHILDREN = {
@@ -48,7 +49,8 @@ def _walk(view: memoryview, message: str, where: str, domains: tuple[str, ...], 
     children = _CHILDREN.get(message, {})
     seen_opset = False
     for number, value in _fields(view):
-        if message == "Tensor" and ((number == 14 and value == _EXTERNAL) or number == 13):
+        external = number == 13 or (number == 14 and isinstance(value, int) and value & _MASK_32 == _EXTERNAL)
+        if message == "Tensor" and external:
             raise InputError(
                 f"{where}: a tensor lies outside the file (external data); only self-contained ONNX files are loaded. "
                 "Make it one file: python -c \"import onnx; onnx.save(onnx.load('IN.onnx'), 'OUT.onnx')\""
@@ -71,6 +73,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position, end = 0, len(view)
     while position < end:
         key, position = _varint(view, position)
+        if not 8 <= key <= _MASK_32:  # protobuf reads 32 bits of a key: with more, it would see another field than we do
+            raise ValueError(f"key {key}")
         number, kind = key >> 3, key & 7
         if kind == 0:
             value, position = _varint(view, position)
@@ -95,7 +99,7 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, position
+            return value & _MASK_64, position
         shift += 7
         if shift > 63:
             raise ValueError("varint too long")

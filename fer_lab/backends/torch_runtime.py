@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fer_lab.backends.bundle import Bundle
+from fer_lab.backends.bundle import WEIGHTS, Bundle, read_verified
 from fer_lab.backends.session import Faces, Probabilities, Tolerance
 from fer_lab.core.errors import MissingPart
 
@@ -77,10 +77,11 @@ class TorchBackend:
     def open(self, bundle: Bundle, *, threads: int, device: str) -> TorchSession:
         """Load the weights of a verified bundle. Raises MissingPart without torch or timm."""
         try:
-            from fer_lab.models.deployable import from_bundle
+            from fer_lab.models.deployable import restored
         except ImportError as error:
             raise MissingPart(error.name or "torch", "train", "the torch runtime") from None
-        return TorchSession(from_bundle(bundle), _torch_device(device), threads)
+        graph = restored(bundle.card, read_verified(bundle, WEIGHTS), f"{bundle.folder / WEIGHTS}")
+        return TorchSession(graph, _torch_device(device), threads)
 
 
 def _torch_device(device: str) -> str:

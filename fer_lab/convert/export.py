@@ -17,7 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.backends import onnx_runtime, openvino_runtime
-from fer_lab.backends.bundle import CARD, FOLDER_OF_RUNTIME, RUNTIMES, WEIGHTS, Bundle, Card, open_bundle, write_manifest
+from fer_lab.backends.bundle import (
+    CARD,
+    FOLDER_OF_RUNTIME,
+    RUNTIMES,
+    WEIGHTS,
+    Bundle,
+    Card,
+    open_bundle,
+    read_verified,
+    write_manifest,
+)
 from fer_lab.backends.session import Predictor, Tolerance, backends
 from fer_lab.convert import graph, ir, parity, publish, quantise, record
 from fer_lab.core import labels
@@ -132,7 +142,7 @@ def export_bundle(
         stage.mkdir()
         card = bundle.card.model_copy(update={"exported_from": exported_from or f"bundle {bundle.digest[:16]}"})
         (stage / CARD).write_text(card.to_json(), encoding="utf-8", newline="\n")
-        shutil.copyfile(bundle.folder / WEIGHTS, stage / WEIGHTS)
+        (stage / WEIGHTS).write_bytes(read_verified(bundle, WEIGHTS))
         write_manifest(stage)
         faces = Faces(dataset.pixels[rows], targets, tuple(dataset.names[i] for i in rows))
         work = Workshop(open_bundle(stage), faces, dataset, max_drop, seed, threads, calibration_faces, progress)
@@ -169,7 +179,7 @@ class Workshop:
         self, bundle: Bundle, faces: Faces, dataset: FaceDataset, max_drop: float, seed: int, threads: int, calibration_faces: int,
         progress: Progress,
     ) -> None:  # fmt: skip
-        from fer_lab.models.deployable import from_bundle
+        from fer_lab.models.deployable import restored
 
         self.stage = bundle.folder
         self.card = bundle.card
@@ -187,7 +197,7 @@ class Workshop:
             self.reference = predict_all(predictor, faces.pixels, model=self.card.name, batch=parity.BATCH)
             self.expected["torch"] = predictor.predict(self.probes)
         progress("onnx: tracing the graph")
-        self.proto = graph.to_onnx(from_bundle(bundle), self.card)
+        self.proto = graph.to_onnx(restored(self.card, read_verified(bundle, WEIGHTS), WEIGHTS), self.card)
         self._scratch_onnx = _write(self.stage.with_name("scratch") / onnx_runtime.FILE, graph.serialise(self.proto))
 
     def make(self, runtime: str) -> RuntimeReport:

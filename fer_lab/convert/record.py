@@ -90,6 +90,10 @@ def check(folder: Path | Bundle, *, threads: int = 1) -> dict[str, dict[str, Any
     found: dict[str, dict[str, Any]] = {}
     for name in bundle.runtimes:
         backend = backends()[name]
+        entry = content["runtimes"].get(name, {})
+        if entry.get("state") == "refused":  # bf16 runs the files of another runtime, which stayed
+            found[name] = {"state": "refused", "max_dp": None, "flips": None, "reason": f"export refused it: {entry.get('reason')}"}
+            continue
         why = backend.unavailable("CPU")
         if why:
             found[name] = {"state": "unavailable", "max_dp": None, "flips": None, "reason": why}

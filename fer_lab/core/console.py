@@ -22,10 +22,14 @@ def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Re
     other exception is an internal error (1). `--debug` shows the traceback.
     """
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words  # taken out by hand: a parser with subcommands would know it only before the subcommand
+    words = [word for word in words if word != "--debug"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    args = _parsed(parser, argv)
+    args = _parsed(parser, words)
+    args.debug = debug
     try:
         print_result(body(args))
     except KeyboardInterrupt:
@@ -73,7 +77,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         view.add_row(*(str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(view)
+    Console(width=width, markup=False, emoji=False).print(view)  # a cell such as "[cpu]" is text
 
 
 def print_result(result: Result) -> None:
@@ -81,7 +85,7 @@ def print_result(result: Result) -> None:
     say(json.dumps(result, ensure_ascii=False, allow_nan=False))
 
 
-def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """Parse with options anywhere: `config.yaml --workers 2 key=value` would lose its override in parse_args."""
     try:
         return parser.parse_intermixed_args(argv)

@@ -187,7 +187,7 @@ def save_audited(
     repeated_names: Sequence[str] = (),
     disagreements: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Write `faces.npz` and `audit.json` into the folder, both or none; returns the audit. Raises OSError."""
+    """Write `faces.npz` and `audit.json` into the folder, both or (a full disk) none; returns the audit. Raises OSError."""
     report = audit(dataset, repeated_names=repeated_names, disagreements=disagreements)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{FILE}.{os.getpid()}.tmp"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +21,8 @@ from fer_lab.core.types import SPLITS, Split
 
 SCHEMA = 1
 FILE = "faces.npz"
+DAMAGED_NPZ = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+"""What NumPy raises for an npz file with altered bytes."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,9 @@ def load(folder: Path) -> FaceDataset:
     path = folder / FILE
     if not path.is_file():
         raise NotFound(f"no prepared dataset at {path}. Run: python -m fer_lab.prepare {folder.name.split('-')[0]}")
+    raw = path.read_bytes()
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             if int(arrays["schema"]) > SCHEMA:
                 raise InputError(f"{path}: schema {int(arrays['schema'])} is newer than this fer_lab understands; update fer_lab")
             slices = {str(name): tuple(map(str, arrays[f"slice_{i}"])) for i, name in enumerate(arrays["slice_names"].tolist())}
@@ -103,7 +108,7 @@ def load(folder: Path) -> FaceDataset:
                 str(arrays["name"]), str(arrays["label_source"]), arrays["pixels"], arrays["votes"], arrays["split"],
                 tuple(map(str, arrays["names"].tolist())), slices,
             )  # fmt: skip
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, *DAMAGED_NPZ) as error:
         raise InputError(f"{path}: not a dataset of fer_lab ({error}). Run fer_lab.prepare again") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
@@ -96,6 +97,8 @@ def _check_png(content: bytes, shown: str) -> None:
             raise InputError(f"{shown}: the PNG is cut off (no end mark)")
         if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(end, "big"):
             raise InputError(f"{shown}: the PNG is damaged (checksum of its {kind.decode('latin-1')} part)")
+        if (at == 8) != (kind == b"IHDR") or (kind == b"IHDR" and length != 13):
+            raise InputError(f"{shown}: the PNG is damaged (its header is not where or what it should be)")
         if kind == b"IHDR":
             width, height, depth, colour = *(int.from_bytes(body[i : i + 4], "big") for i in (0, 4)), body[8], body[9]
             if (width, height) != (48, 48):
@@ -190,7 +193,10 @@ class _Zip:
             raise InputError(f"{self.shown}: {info.filename} is encrypted; unpack the zip first")
         if info.file_size > limit:
             raise InputError(f"{self.shown}: {info.filename} unpacks to {info.file_size} bytes, at most {limit} are expected")
-        return self._archive.read(info)
+        try:
+            return self._archive.read(info)
+        except (OSError, lzma.LZMAError) as error:  # bz2 and lzma: without the name of a file
+            raise InputError(f"{self.shown}: the zip is damaged ({info.filename}: {error}); get it again") from None
 
 
 def _layout_message(shown: str, missing: list[str], found: list[str], root: Path | None) -> str:

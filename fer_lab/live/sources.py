@@ -112,7 +112,7 @@ class VideoSource:
         self._loop = loop
         self._capture = self._open()
         self.fps: float | None = float(self._capture.get(cv2.CAP_PROP_FPS))
-        if not 0.5 <= self.fps <= 240:  # 0, NaN and 90000 stand in broken headers, 1000 in those that name no rate
+        if not 0.5 <= self.fps < 1000:  # 0, NaN and 90000 stand in broken headers, 1000 in those that name no rate
             self.fps = 25.0
         self._count = int(max(0, self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self._index = 0
@@ -191,7 +191,7 @@ class FolderSource:
 
     live = False
     stills = True
-    fps: float | None = None
+    fps: float | None = 1.0  # a recorded film shows each picture for a second
 
     def __init__(self, path: Path) -> None:
         self.name = path.name

@@ -15,9 +15,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -29,12 +26,11 @@ import numpy.typing as npt
 
 from fer_lab.core.errors import Conflict, InputError, NotFound
 from fer_lab.core.types import Evaluation, Host, Split
+from fer_lab.data.faces import DAMAGED_NPZ
 from fer_lab.measure.comparison import FILE, Audit, write_atomically
 
 SCHEMA = 1
 PLAN, FACES, ROWS, LATENCY, LOCK = "plan.json", "faces.npz", "rows", "latency.json", ".lock"
-DAMAGED = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
-"""What NumPy raises for an npz file with altered bytes."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +246,7 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except DAMAGED as error:
+    except DAMAGED_NPZ as error:
         raise InputError(f"{path}: unreadable ({error}). {_way_out(path)}") from None
 
 

@@ -8,7 +8,6 @@ Preprocessing is a part of the graph, so that no runtime and no demo can do it d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 from fer_lab.core.errors import IntegrityError
 from fer_lab.models import backbones
-from fer_lab.models.weights import WEIGHTS, save_weights
+from fer_lab.models.weights import save_weights
 
-__all__ = ["Deployable", "SavedModel", "enlarge", "from_bundle", "normalise", "save_weights"]
+__all__ = ["Deployable", "enlarge", "normalise", "restored", "save_weights"]
 
 
 class GraphRecord(Protocol):
@@ -48,18 +47,6 @@ class GraphRecord(Protocol):
     @property
     def temperature(self) -> float:
         """What logits are divided by."""
-
-
-class SavedModel(Protocol):
-    """What this module needs of a bundle (`backends.bundle.Bundle`, one layer above, fits)."""
-
-    @property
-    def folder(self) -> Path:
-        """Where weights.safetensors lies."""
-
-    @property
-    def card(self) -> GraphRecord:
-        """What the model is."""
 
 
 def enlarge(faces: Tensor, image_size: int) -> Tensor:
@@ -98,19 +85,18 @@ class Deployable(nn.Module):
         return torch.softmax(self.logits(faces) / self.temperature, dim=1)
 
 
-def from_bundle(bundle: SavedModel) -> Deployable:
-    """Return the graph of a verified bundle in eval mode on the CPU.
+def restored(card: GraphRecord, weights: bytes, where: str) -> Deployable:
+    """Return the graph of a card (`backends.bundle.Card`, one layer above, fits) in eval mode on the CPU.
 
-    Raises IntegrityError when the weights do not fit the backbone that the card names.
+    weights: the bytes of a safetensors file, verified by the caller; where: its name for errors. Raises IntegrityError when
+    they do not fit the backbone that the card names.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    card = bundle.card
     backbone = backbones.build(card.backbone, classes=len(card.labels))
-    path = bundle.folder / WEIGHTS
     try:
-        backbone.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise IntegrityError(f"{path} does not fit {card.backbone} with {len(card.labels)} labels: {str(error)[:200]}") from None
+        backbone.load_state_dict(load(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise IntegrityError(f"{where} does not fit {card.backbone} with {len(card.labels)} labels: {str(error)[:200]}") from None
     return Deployable(backbone, card.image_size, card.mean, card.std, card.temperature).eval()

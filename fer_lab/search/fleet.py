@@ -16,6 +16,7 @@ from fer_lab.core.errors import Conflict, Interrupted
 from fer_lab.search.stop import Stop
 
 POLL_S = 0.5
+STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)  # on Windows, where SIGTERM kills at once, and only there
 ABORT_S = 10.0
 """How long a worker may take to hand its job back when it is told to stop at once."""
 RESTARTS_PER_WORKER = 2
@@ -70,7 +71,7 @@ def run_fleet(command: Sequence[str], workers: int, stop: Stop, is_finished: Cal
             if stop.number is not None and not passed_on:
                 passed_on = True
                 for process in running.values():
-                    process.send_signal(signal.SIGTERM)
+                    process.send_signal(STOP)
             for index, process in list(running.items()):
                 code = process.poll()
                 if code is None:
@@ -110,7 +111,7 @@ def _abort(workers: Iterable[subprocess.Popen[bytes]]) -> None:
     """End workers at once: a signal, so that they hand their jobs back, then a kill."""
     try:
         for worker in workers:
-            worker.terminate()
+            worker.send_signal(STOP)
         for worker in workers:
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(ABORT_S)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_bundle
 
-from fer_lab.backends.bundle import FOLDER_OF_RUNTIME, RUNTIMES, open_bundle
+from fer_lab.backends.bundle import FOLDER_OF_RUNTIME, RUNTIMES, WEIGHTS, open_bundle, write_manifest
 from fer_lab.backends.session import Predictor, backends
 from fer_lab.core.errors import InputError, IntegrityError, NotFound
 
@@ -114,6 +114,17 @@ def test_a_file_swapped_after_the_check_is_refused(name: str, tmp_path: Path) ->
         file.write_bytes(raw)
     with pytest.raises(IntegrityError, match="was altered"):
         backends()[name].open(bundle, threads=1, device="CPU")
+
+
+def test_weights_swapped_after_the_check_are_refused(tmp_path: Path) -> None:
+    """torch too parses the bytes that were hashed."""
+    folder = tiny_bundle.write(tmp_path / "bundle")
+    (folder / WEIGHTS).write_bytes(b"listed")
+    write_manifest(folder)
+    bundle = open_bundle(folder)
+    (folder / WEIGHTS).write_bytes(b"swapped")
+    with pytest.raises(IntegrityError, match="was altered"):
+        backends()["torch"].open(bundle, threads=1, device="CPU")
 
 
 def test_bf16_is_unavailable_not_failed_without_the_arithmetic(folder: Path) -> None:

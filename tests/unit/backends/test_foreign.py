@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fer_lab.backends import foreign
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import InputError, IntegrityError, NotFound
 from fer_lab.core.labels import EIGHT, FIVE
 
 SIDE = 8
@@ -126,6 +126,15 @@ def test_a_written_card_states_what_the_file_states_and_asks_for_the_rest(tmp_pa
         foreign.open_foreign(path)
     with pytest.raises(InputError, match="already"):
         foreign.write_card(path)
+
+
+def test_where_signatures_are_demanded_no_foreign_model_is_parsed(tmp_path, monkeypatch):
+    """Nobody can sign one; neither its card nor the file itself is read."""
+    monkeypatch.setenv("FER_LAB_SIGNED_BY", "A" * 43 + "=")
+    (tmp_path / "net.onnx").write_bytes(b"never parsed")
+    for read in (foreign.open_foreign, foreign.write_card):
+        with pytest.raises(IntegrityError, match="only signed bundles run"):
+            read(tmp_path / "net.onnx")
 
 
 def test_the_digest_covers_model_and_card(tmp_path):

@@ -51,6 +51,30 @@ def test_external_data_is_refused_wherever_it_hides(place: str) -> None:
         onnx_file.check(model.SerializeToString(), "model.onnx")
 
 
+@pytest.mark.parametrize("field", [13, 14])
+def test_external_data_is_refused_under_a_key_that_protobuf_cuts(field: int) -> None:
+    """Protobuf reads 32 bits of a key: with a 33rd one set, ONNX Runtime and OpenVINO see the field, and we must too."""
+    inside = b"\x0a\x08location" if field == 13 else b""
+    wire = 2 if field == 13 else 0
+    key = field << 3 | wire | 1 << 32
+    smuggled = bytes(key >> shift & 0x7F | 0x80 for shift in range(0, 28, 7)) + bytes([key >> 28])
+    smuggled += bytes([len(inside)]) + inside if wire == 2 else b"\x01"
+    model = tiny_bundle.proto()
+    tensor = model.graph.initializer[0].SerializeToString() + smuggled
+    raw = model.SerializeToString() + onnx_message(7, onnx_message(5, tensor))
+    with pytest.raises(InputError, match=r"broken at the protobuf level|external data"):
+        onnx_file.check(raw, "model.onnx")
+
+
+def onnx_message(field: int, content: bytes) -> bytes:
+    """One message inside another, as protobuf writes it; a second graph is merged into the first."""
+    length, size = len(content), b""
+    while length > 0x7F:
+        size += bytes([length & 0x7F | 0x80])
+        length >>= 7
+    return bytes([field << 3 | 2]) + size + bytes([length]) + content
+
+
 def test_a_newer_opset_is_refused_with_the_number() -> None:
     """The message says what to do."""
     model = tiny_bundle.proto()

@@ -48,3 +48,25 @@ def test_an_unknown_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert __main__.main(["swep"]) == 2
     assert "did you mean 'sweep'" in capsys.readouterr().err
     assert __main__.main([]) == 0
+
+
+def test_debug_is_known_after_a_subcommand_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every internal error tells the user to give it."""
+    parser = argparse.ArgumentParser()
+    parser.add_subparsers(dest="what").add_parser("synthetic").add_argument("--count", type=int)
+
+    def body(args: argparse.Namespace) -> dict[str, object]:
+        raise RuntimeError(f"{args.what} {args.count} {args.debug}")
+
+    assert console.run(parser, body, ["synthetic", "--count", "5", "--debug"]) == 1
+    shown = capsys.readouterr().err
+    assert "synthetic 5 True" in shown
+    assert "Traceback" in shown
+
+
+def test_a_table_shows_its_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets are no markup, a word between colons is no picture."""
+    console.table("study [old]", ["slice [a]", "why"], [["n [cpu]", "x [/tmp/y] :smile:"]])
+    shown = capsys.readouterr().out
+    for text in ("study [old]", "slice [a]", "n [cpu]", "x [/tmp/y] :smile:"):
+        assert text in shown

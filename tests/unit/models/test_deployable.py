@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fer_lab.core.errors import IntegrityError
-from fer_lab.models.deployable import Deployable, enlarge, from_bundle, normalise
+from fer_lab.models.deployable import Deployable, enlarge, normalise, restored
 from fer_lab.models.weights import write_bytes, write_tensors
 
 FACES = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -27,16 +26,7 @@ class Probe(nn.Module):
         return torch.stack([x.mean(dim=(1, 2, 3)), x[:, 0, 0, 0]], dim=1)
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What `from_bundle` needs of a bundle."""
-
-    folder: Path
-    card: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(
-            backbone="tf_efficientnetv2_b0", labels=("a", "b"), image_size=64, mean=0.4, std=0.2, temperature=1.5
-        )
-    )
+CARD = SimpleNamespace(backbone="tf_efficientnetv2_b0", labels=("a", "b"), image_size=64, mean=0.4, std=0.2, temperature=1.5)
 
 
 def test_uint8_faces_become_probabilities() -> None:
@@ -57,12 +47,10 @@ def test_enlarging_to_the_same_size_changes_nothing() -> None:
 
 def test_weights_that_do_not_fit_the_card_are_an_integrity_error(tmp_path: Path) -> None:
     """A truncated file and another network's tensors."""
-    write_bytes(b"\x10\x00", tmp_path / "weights.safetensors")
-    with pytest.raises(IntegrityError, match="does not fit"):
-        from_bundle(Saved(tmp_path))
     write_tensors({"x": torch.zeros(2)}, tmp_path / "weights.safetensors")
-    with pytest.raises(IntegrityError, match="does not fit"):
-        from_bundle(Saved(tmp_path))
+    for raw in (b"\x10\x00", (tmp_path / "weights.safetensors").read_bytes()):
+        with pytest.raises(IntegrityError, match=r"weights\.safetensors does not fit"):
+            restored(CARD, raw, "weights.safetensors")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
