@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fer_lab.backends import openvino_core
 from fer_lab.backends.bundle import MOST_SIDE, Bundle, Card, sha256_of
 from fer_lab.backends.session import Faces, Predictor, Probabilities
 from fer_lab.backends.signature import VARIABLE, demanded
@@ -356,11 +357,7 @@ def _load_openvino(model: ForeignModel, threads: int) -> _Loaded:
 
 
 def _read_openvino(path: Path) -> tuple[Any, Any]:
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise MissingPart("openvino", "lab", f"reading {path.name}") from None
-    core = openvino.Core()
+    core = openvino_core.core()
     try:
         network = core.read_model(_checked_onnx(path) if path.suffix.lower() == ".onnx" else path)
     except RuntimeError as error:

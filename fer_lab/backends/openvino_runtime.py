@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_lab.backends import openvino_core
 from fer_lab.backends.bundle import FOLDER_OF_RUNTIME, Bundle, read_verified
 from fer_lab.backends.session import Faces, Probabilities, Tolerance
 from fer_lab.core.errors import FerLabError, InputError, MissingPart
@@ -32,7 +33,7 @@ class OpenVinoBackend:
     def unavailable(self, device: str) -> str | None:
         """Why OpenVINO cannot run it on `device`, or None; names the extra to install when it is missing."""
         try:
-            core = _library().Core()
+            core = openvino_core.core()
         except MissingPart as error:
             return str(error)
         if device.split(".")[0] not in DEVICES:
@@ -48,7 +49,7 @@ class OpenVinoBackend:
         folder = FOLDER_OF_RUNTIME.get(self.name, self.name)
         xml = read_verified(bundle, f"{folder}/{XML}")
         weights = read_verified(bundle, f"{folder}/{BIN}")
-        openvino = _library()
+        core = openvino_core.core()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": self.hint,
             "PERFORMANCE_HINT": "LATENCY",
@@ -56,7 +57,6 @@ class OpenVinoBackend:
         if device == "CPU":
             settings |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
-            core = openvino.Core()
             # mmap is off because the bytes that were hashed are the bytes that are compiled.
             model = core.read_model(model=xml, weights=weights)
             if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -90,14 +90,6 @@ class OpenVinoSession:
     def close(self) -> None:
         """Free the compiled model."""
         self._request = None
-
-
-def _library() -> Any:
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise MissingPart("openvino", "lab", "the runtime openvino") from None
-    return openvino
 
 
 def _reason(error: RuntimeError) -> str:

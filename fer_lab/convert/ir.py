@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fer_lab.backends import openvino_core
 from fer_lab.convert.graph import INPUT, OUTPUT
 from fer_lab.core.errors import FerLabError, MissingPart
 
@@ -52,7 +53,7 @@ def save(model: Any, xml: Path, facts: Mapping[str, str], *, fp16: bool = False)
     try:
         openvino.save_model(copy, str(xml), compress_to_fp16=fp16)
         # Reading it back is the only way to learn that nothing was lost.
-        openvino.Core().read_model(model=xml.read_bytes(), weights=xml.with_suffix(".bin").read_bytes())
+        openvino_core.core().read_model(model=xml.read_bytes(), weights=xml.with_suffix(".bin").read_bytes())
     except RuntimeError as error:
         raise OSError(f"OpenVINO could not write {xml.name} whole (disk full?): {str(error).strip().splitlines()[-1]}") from error
 

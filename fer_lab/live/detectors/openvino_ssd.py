@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_lab.backends import openvino_core
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.live.detectors import Search, check_file, largest_first
 from fer_lab.live.frames import Found, Image
@@ -60,12 +61,10 @@ class OpenVinoSsd:
 
     def open(self, path: Path | None, search: Search) -> SsdFinder:
         """Load the IR (`.xml` beside its `.bin`). Raises NotFound or InputError naming the file."""
-        import openvino as ov
-
         file = check_file(path, "OpenVINO")
         if file.suffix == ".xml" and not file.with_suffix(".bin").is_file():
             raise NotFound(f"{file.with_suffix('.bin')} is missing: an OpenVINO model is a pair of .xml and .bin")
-        core = ov.Core()
+        core = openvino_core.core()
         try:
             model = core.read_model(str(file))
             shape = model.inputs[0].partial_shape

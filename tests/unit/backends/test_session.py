@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import tiny_bundle
 
-from fer_lab.backends import onnx_runtime, openvino_runtime
+from fer_lab.backends import onnx_runtime, openvino_core
 from fer_lab.backends.session import Predictor, split_runtime
 from fer_lab.core.errors import FerLabError, InputError, MissingPart
 
@@ -51,14 +52,16 @@ def test_two_runtimes_agree(folder: Path) -> None:
         np.testing.assert_allclose(one.predict(faces), other.predict(faces), atol=1e-5)
 
 
-@pytest.mark.parametrize(("module", "runtime"), [(onnx_runtime, "onnx"), (openvino_runtime, "openvino")])
-def test_a_missing_library_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, module, runtime: str) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("module", "loads", "runtime"), [(onnx_runtime, "_library", "onnx"), (openvino_core, "core", "openvino")])
+def test_a_missing_library_names_the_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, loads: str, runtime: str
+) -> None:
     """The sentence can be typed."""
 
     def missing() -> None:
         raise MissingPart(runtime, "lab", f"the runtime {runtime}")
 
-    monkeypatch.setattr(module, "_library", missing)
+    monkeypatch.setattr(module, loads, missing)
     with pytest.raises(InputError, match="uv sync --extra lab"):
         Predictor.open(folder, runtime)
 

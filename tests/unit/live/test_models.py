@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -219,3 +221,26 @@ def test_a_runtime_that_the_bundle_lacks_is_told(tmp_path: Path) -> None:
     folder = write(tmp_path / "bundle")
     with pytest.raises(FerLabError, match="holds no onnx"):
         Lookup(FakeRegistry({}), "onnx", 1).champion(str(folder))
+
+
+def test_a_signal_after_a_swap_is_handled(tmp_path: Path) -> None:
+    """OpenVINO ties memory for signals to the thread that loaded the first model; the watcher's thread closes that model."""
+    code = f"""
+import os, signal, sys, threading
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from live_bundle import write
+from fer_lab.backends.session import Predictor
+from fer_lab.live.models import Models, Named
+
+folder = Path({str(tmp_path)!r})
+models = Models(Named("a", 1, Predictor.open(write(folder / "a"), "openvino")))
+fresh = write(folder / "b", turn=1)
+watcher = threading.Thread(target=lambda: models.swap(Named("b", 2, Predictor.open(fresh, "openvino"))))
+watcher.start()
+watcher.join()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
