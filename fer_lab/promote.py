@@ -336,6 +336,12 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
         )
     card = resolved.bundle.card
     dataset = faces.resolve(card.dataset, store.home)
+    if dataset.fingerprint != card.fingerprint:  # said before the look that would be wasted on it
+        raise InputError(
+            f"{dataset.name} here (fingerprint {dataset.fingerprint[:12]}) is not the data that {resolved.ref_shown} comes from "
+            f"({card.fingerprint[:12]}), and the gates take no comparison on other faces. Prepare that data, or name a comparison "
+            "made where it is with --comparison"
+        )
     version = resolved.version
     if lacking:
         resolved, version = _export(store, resolved, name, runtime, dataset)

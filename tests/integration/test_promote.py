@@ -321,6 +321,9 @@ def test_without_evidence_it_compares_first(root: Path, capsys: pytest.CaptureFi
     assert code == 0, err
     assert (result["promoted"], result["version"], result["runtime"]) == (True, 1, "openvino")
     assert "comparing models:/fer-synthetic-8/1 with none as champion" in err
+    other = tiny_bundle.write(root / "other", ["openvino"])
+    code, _, err = run(capsys, str(other), "--policy", lenient(root))
+    assert (code, "is not the data that" in err) == (2, True)
     assert [entry.kind for entry in Ledger(open_store(), NAME).verify()] == ["look", "promote"]
 
 
