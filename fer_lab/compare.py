@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from fer_lab.measure.comparison import Comparison, Row
     from fer_lab.tracking.store import Store
 
-LOGGED = ("comparison.json", "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "methods.md", "report.html")
-"""What the MLflow run of a comparison holds of its folder: all but the answers."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code."""
@@ -343,9 +340,10 @@ def _next(comparison: Comparison, row: Row, folder: Path, *, logged: bool) -> st
     """Promote the recommended row where its gates can pass: one bundle on the test split; else read the report."""
     from fer_lab.data import faces
     from fer_lab.gates import evidence
+    from fer_lab.measure import report
 
     if row.foreign or row.seeds or comparison.split != "test":
-        return f"open {folder / 'report.html'}"
+        return f"open {folder / report.FILE}"
     known = logged or folder.resolve().parent == evidence.folder_of(faces.home()).resolve()  # else promote finds it by path only
     return f"python -m fer_lab.promote {row.model} --runtime {row.runtime} --comparison {comparison.id if known else folder}"
 
@@ -404,12 +402,10 @@ class _Registry:
         """The runtime that a champion ships in, which is what a challenger must replace; None for any other model."""
         if candidate.name is None or candidate.version is None:
             return None
-        from fer_lab.tracking import ledger, registry
+        from fer_lab.tracking.ledger import in_office
 
-        store = self.open()
-        if registry.aliases(store, candidate.name).get(ledger.CHAMPION) != candidate.version:
-            return None
-        return registry.version_tags(store, candidate.name, candidate.version).get(ledger.RUNTIME_TAG)
+        version, runtime = in_office(self.open(), candidate.name) or (None, None)
+        return runtime if version == candidate.version else None
 
     def count_look(self, candidates: Sequence[Candidate], dataset: FaceDataset, identity: str) -> int | None:
         """Enter this look at the test split in the ledger of every registered name that takes part; None without one."""
@@ -449,6 +445,9 @@ def _dataset_of(comparison: Comparison) -> FaceDataset | None:
 
 def _log(store: Store, comparison: Comparison, folder: Path) -> str:
     """Log the comparison as a run of its own, linked to the models by tags."""
+    from fer_lab.measure import paper, report
+    from fer_lab.measure.comparison import FILE
+
     tags = {
         "kind": "comparison", "comparison_id": comparison.id, "protocol": comparison.protocol, "split": comparison.split,
         "label_source": comparison.label_source, "host": comparison.host.name,
@@ -465,7 +464,7 @@ def _log(store: Store, comparison: Comparison, folder: Path) -> str:
             {comparison.split: comparison.n},
         )
         run.log_metrics(0, _metrics(comparison))
-        for name in LOGGED:
+        for name in (FILE, *paper.TEXTS, report.FILE):  # all but the answers
             run.log_file(folder / name)
     except BaseException:
         run.end("FAILED")

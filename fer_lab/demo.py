@@ -143,6 +143,8 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from fer_lab.live.web.guard import LOCAL
+
     for name, low, high in (("threshold", 0, 1), ("smallest", 0, 1), ("uncertain_below", 0, 1), ("margin", 0.3, 4)):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
@@ -156,7 +158,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.snapshots.is_dir():
         raise InputError(f"--snapshots {args.snapshots} is not a folder")
     args.token = args.token or os.environ.get("FER_LAB_TOKEN")
-    if (args.host not in (None, "127.0.0.1", "localhost", "::1") or args.allow_host) and not args.token:
+    if (args.host not in (None, *LOCAL) or args.allow_host) and not args.token:
         opens = f"--host {args.host}" if not args.allow_host else f"--allow-host {args.allow_host[0]}"
         raise InputError(f"{opens} opens the page to others; give --token SECRET (or FER_LAB_TOKEN) with it")
 

@@ -203,13 +203,13 @@ def _registered(store: Store, resolved: Resolved, *, write: bool) -> tuple[str, 
 def _champion(store: Store, name: str) -> Champion | None:
     """What @champion names, or None when there is no champion or no such model yet."""
     from fer_lab.gates.evidence import Champion
-    from fer_lab.tracking import ledger, registry
+    from fer_lab.tracking.ledger import in_office
 
     try:
-        version = registry.aliases(store, name)[ledger.CHAMPION]
-    except (NotFound, KeyError):
+        held = in_office(store, name)
+    except NotFound:
         return None
-    return Champion(name, version, registry.version_tags(store, name, version).get(ledger.RUNTIME_TAG))
+    return Champion(name, *held) if held else None
 
 
 def _ledger(store: Store, name: str) -> Ledger:

@@ -34,12 +34,8 @@ REFERENCES = (
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """Write the four files."""
-    texts = {
-        "leaderboard.csv": leaderboard_csv, "leaderboard.md": leaderboard_md, "leaderboard.tex": leaderboard_tex,
-        "methods.md": methods,
-    }  # fmt: skip
-    for name, make in texts.items():
+    """Write the four files of TEXTS."""
+    for name, make in TEXTS.items():
         write_atomically(folder / name, make(comparison))
 
 
@@ -171,6 +167,15 @@ def methods(comparison: Comparison) -> str:
         paragraphs.append("**Notes.** " + ". ".join(note[0].upper() + note[1:] for note in c.notes) + ".")
     references = "\n".join(f"{i}. {text}" for i, text in enumerate(REFERENCES, 1))
     return "\n\n".join([*paragraphs, f"## References\n\n{references}"]) + "\n"
+
+
+TEXTS = {
+    "leaderboard.csv": leaderboard_csv,
+    "leaderboard.md": leaderboard_md,
+    "leaderboard.tex": leaderboard_tex,
+    "methods.md": methods,
+}
+"""File → what makes its text."""
 
 
 def ranked(comparison: Comparison) -> list[Row]:

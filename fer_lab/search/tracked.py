@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -115,11 +115,10 @@ def tracked_fit(
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
 
-        digests: list[str] = []
-        probs = teacher_probs(config, dataset, store, on_teacher=digests.append)
+        teachers = resolve_teachers(config, store)
         result = fit(
             config, dataset, folder, on_epoch=log_epoch, on_step=on_step, should_stop=should_stop, resume=resume,
-            teacher_probs=probs, teacher_digests=digests,
+            teacher_probs=teacher_probs(teachers, config, dataset), teacher_digests=[one.bundle.digest for one in teachers],
         )  # fmt: skip
         bundle = write_run_bundle(result, config, dataset, folder / "bundle", run_id=run.id, parent_run_id=parent)
         _log_result(live, result, dataset, folder / "shown", extra or {})
@@ -136,24 +135,16 @@ def tracked_fit(
     return Tracked(run.id, result, bundle)
 
 
-def teacher_probs(
-    config: RunConfig, dataset: FaceDataset, store: Store | None, on_teacher: Callable[[str], None] | None = None
-) -> npt.NDArray[np.float32] | None:
-    """Return the teachers' mean probabilities for the training split, float32 [n, K], None without teachers.
-
-    on_teacher(digest) is called with the digest of each teacher's bundle, in the order of `train.teachers`. Raises what
-    `resolve_teachers` raises.
-    """
-    if not config.train.teachers:
+def teacher_probs(teachers: Sequence[Resolved], config: RunConfig, dataset: FaceDataset) -> npt.NDArray[np.float32] | None:
+    """Return the mean probabilities of teachers for the training split, float32 [n, K], None without teachers."""
+    if not teachers:
         return None
     from fer_lab.backends.session import Predictor
     from fer_lab.measure.host import usable_cores
 
     faces = dataset.pixels[dataset.indices("train")]
     answers = []
-    for resolved in resolve_teachers(config, store):
-        if on_teacher is not None:
-            on_teacher(resolved.bundle.digest)
+    for resolved in teachers:
         note(f"teacher {resolved.ref_shown}: predicting {len(faces)} training faces")
         runtime = resolved.bundle.runtimes[0] if resolved.bundle.runtimes else "torch"  # a slim bundle has no torch weights
         with Predictor.open(resolved.bundle, runtime, threads=config.train.threads or usable_cores()) as predictor:

@@ -146,7 +146,7 @@ class Ledger:
         """
         self.recover()
         current = self.champion()
-        target = self._earlier(to, current)
+        target = self._earlier(to)
         self._check_whole(target)
         facts = {
             "kind": "rollback", "version": target.version, "previous": current, "runtime": target.runtime, "reason": reason,
@@ -188,7 +188,7 @@ class Ledger:
         with self.store.lock(f"promote-{self.name}"):
             return self._recover()
 
-    def _earlier(self, to: int | None, current: int | None) -> Entry:
+    def _earlier(self, to: int | None) -> Entry:
         """The move that a rollback repeats. A champion is a version in a runtime: in another one it is an earlier champion."""
         moves = [entry for entry in self.entries() if entry.kind in MOVES]
         if to is None:
@@ -200,7 +200,7 @@ class Ledger:
             if not earlier:
                 known = ", ".join(str(v) for v in dict.fromkeys(entry.version for entry in moves)) or "none"
                 raise InputError(f"version {to} of {self.name} never was champion (champions so far: {known}); use promote")
-        held = None if current is None else (current, registry.version_tags(self.store, self.name, current).get(RUNTIME_TAG))
+        held = in_office(self.store, self.name)
         others = [entry for entry in earlier if _shipped(entry) != held]
         if not others:
             raise InputError(f"version {earlier[-1].version} of {self.name} is the champion already")
@@ -344,6 +344,15 @@ class Ledger:
             if n >= len(entries) or params[f"done-{n:06d}"] != entries[n].sha256:
                 raise IntegrityError(f"the ledger of {self.name} is broken: entry {n} is not the one that was carried out")
         return entries, done
+
+
+def in_office(store: Store, name: str) -> tuple[int, str | None] | None:
+    """The version that @champion names and the runtime it ships in (None: nobody noted it); None without a champion.
+
+    Raises NotFound when there is no such model.
+    """
+    version = registry.aliases(store, name).get(CHAMPION)
+    return None if version is None else (version, registry.version_tags(store, name, version).get(RUNTIME_TAG))
 
 
 def champions(entries: Sequence[Entry]) -> list[Entry]:

@@ -66,10 +66,10 @@ def test_the_demo_runs_it_when_the_registry_is_empty(home: Path, shipped: Path, 
 
 def test_it_teaches_without_its_torch_weights(shipped: Path, drawn: Any) -> None:
     """A slim bundle answers for the training faces in a runtime that it has."""
-    from fer_lab.search.tracked import teacher_probs
+    from fer_lab.search.tracked import resolve_teachers, teacher_probs
 
     config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{shipped}]"])
-    probs = teacher_probs(config, drawn, None)
+    probs = teacher_probs(resolve_teachers(config, None), config, drawn)
     assert probs is not None
     with Predictor.open(shipped, open_bundle(shipped).runtimes[0]) as predictor:
         expected = predictor.predict(drawn.pixels[drawn.indices("train")])

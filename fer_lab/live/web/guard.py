@@ -16,6 +16,7 @@ MOST_BODY_BYTES = 8_000_000
 MOST_HELD_BYTES = 16_000_000  # of all bodies that are being received or looked at
 WELCOME_BYTES = 300_000  # a body up to here is taken even then: the page's own frames have a third of it
 OPEN_PATHS = frozenset({"/health"})
+LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})  # what only this machine can reach
 STATIC = "/static/"
 
 HEADERS = {
@@ -53,9 +54,7 @@ def host_of(header: str) -> str:
 
 def allowed_hosts(bound: str) -> frozenset[str] | None:
     """Names under which a server bound to this address may be asked for; None: any address literal or own name."""
-    if bound in ("127.0.0.1", "localhost", "::1"):
-        return frozenset({"127.0.0.1", "localhost", "::1"})
-    return None
+    return LOCAL if bound in LOCAL else None
 
 
 class Guard:

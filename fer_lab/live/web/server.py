@@ -30,7 +30,7 @@ from fer_lab.live.pipeline import Pipeline, Settings, label_frame
 from fer_lab.live.stills import decode
 from fer_lab.live.summary import Summary
 from fer_lab.live.tracks import Tracker
-from fer_lab.live.web.guard import Guard
+from fer_lab.live.web.guard import LOCAL, Guard
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 MOST_FRAME_PIXELS = 2560 * 2560  # what the page reduces a photo to
@@ -325,7 +325,7 @@ def serve(
     if page.token is not None:
         address += f"?token={quote(page.token, safe='')}"
     say(f"page: {address}    (Ctrl-C ends it)")
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if host not in LOCAL:
         note("note: browsers give a page their camera only on localhost or over https; put TLS before it for other machines")
     if open_browser:
         webbrowser.open(address)
