@@ -25,7 +25,7 @@ from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, nearest
 from fer_lab.data import faces
 from fer_lab.tracking.pyfunc import BUNDLE_PATH, write_model_folder
-from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, Unreachable, is_outage, open_store
+from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, Unreachable, is_locked_out, is_outage, open_store
 
 MODEL_FOLDER = "model"
 LEDGER_TAG = "ledger_run_id"
@@ -329,7 +329,7 @@ def _fetch(store: Store, uri: str, folder: Path, shown: str) -> None:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
                 raise
             with store.errors(f"download {shown}"):
-                if is_outage(error):
+                if is_outage(error) or is_locked_out(error):
                     raise
             raise NotFound(f"the files of {shown} are gone from {uri}; register it again") from None
         _rename(Path(fetched), folder)

@@ -67,6 +67,8 @@ OUTAGE_CODES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCE
 # (mlflow.utils.rest_utils.verify_rest_response). Of the answer to an upload it hands on the status alone.
 REFUSAL_CODES = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"}
 REFUSAL_STATUSES = {400, 413, 422}
+LOCKED_CODES = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
+LOCKED_STATUSES = {401, 403, 407}
 LIBRARIES = {"mlflow", "requests", "urllib3", "sqlalchemy"}  # whose errors are the store's
 
 
@@ -523,6 +525,13 @@ def is_refusal(error: BaseException) -> bool:
     if _library(error) == "requests":
         return getattr(getattr(error, "response", None), "status_code", None) in REFUSAL_STATUSES
     return _library(error) == "mlflow" and getattr(error, "error_code", None) in REFUSAL_CODES
+
+
+def is_locked_out(error: BaseException) -> bool:
+    """Whether a log-in or a proxy keeps us out, so that nothing is known of what was asked for."""
+    if _library(error) == "requests":
+        return getattr(getattr(error, "response", None), "status_code", None) in LOCKED_STATUSES
+    return _library(error) == "mlflow" and getattr(error, "error_code", None) in LOCKED_CODES
 
 
 def _library(error: BaseException) -> str:

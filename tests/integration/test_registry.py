@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import stat
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,35 @@ def test_a_version_whose_files_changed_is_refused(damage: str, store, bundle: Pa
     with pytest.raises(NotFound if damage == "gone" else IntegrityError) as caught:
         resolve(f"models:/{NAME}/1", store)
     assert caught.value.exit_code == (2 if damage == "gone" else 4)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [(401, InputError, "cannot download .*: 401"), (403, InputError, "cannot download .*: 403"), (404, NotFound, "are gone from")],
+)
+def test_a_storage_that_lets_nobody_in_has_lost_nothing(  # type: ignore[no-untyped-def]
+    status: int, kind: type[FerLabError], said: str, store, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose password is missing is told so, not to register again."""
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    register(store, bundle, run_id=None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        files = f"http://127.0.0.1:{door.server_port}/api/2.0/mlflow-artifacts/artifacts/1"
+        monkeypatch.setattr(store.client, "get_model_version_download_uri", lambda *_: files)
+        with pytest.raises(kind, match=said) as caught:
+            resolve(f"models:/{NAME}/1", store)
+        door.shutdown()
+    assert type(caught.value) is kind
 
 
 def test_a_damaged_copy_in_the_cache_is_fetched_again(store, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
