@@ -1,4 +1,4 @@
-"""What the tests of the store share: a store made in milliseconds, a bundle of a kilobyte, processes that meet."""
+"""What the tests of the store share: a store made in milliseconds, a bundle of a kilobyte, processes that meet, a closed door."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,27 @@ def _template() -> Path:
     database = Path(tempfile.mkdtemp()) / "mlflow.db"
     _initialise(database)
     return database
+
+
+@contextmanager
+def closed_door(status: int) -> Iterator[str]:
+    """The address of a proxy that answers every request with this status and a page of its own."""
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"<html>nginx</html>")
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{door.server_port}"
+        door.shutdown()
 
 
 def fresh_store(home: Path):  # type: ignore[no-untyped-def]

@@ -6,12 +6,10 @@ import contextlib
 import os
 import shutil
 import stat
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tracking_store import LABELS, fresh_store, tiny_bundle, together
+from tracking_store import LABELS, closed_door, fresh_store, tiny_bundle, together
 
 from fer_lab import register as verb
 from fer_lab.backends.bundle import write_manifest
@@ -149,24 +147,12 @@ def test_a_storage_that_lets_nobody_in_has_lost_nothing(  # type: ignore[no-unty
     status: int, kind: type[FerLabError], said: str, store, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose password is missing is told so, not to register again."""
-
-    class Door(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(status)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
     register(store, bundle, run_id=None)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
-        threading.Thread(target=door.serve_forever, daemon=True).start()
-        files = f"http://127.0.0.1:{door.server_port}/api/2.0/mlflow-artifacts/artifacts/1"
+    with closed_door(status) as address:
+        files = f"{address}/api/2.0/mlflow-artifacts/artifacts/1"
         monkeypatch.setattr(store.client, "get_model_version_download_uri", lambda *_: files)
         with pytest.raises(kind, match=said) as caught:
             resolve(f"models:/{NAME}/1", store)
-        door.shutdown()
     assert type(caught.value) is kind
 
 

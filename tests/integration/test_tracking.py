@@ -6,15 +6,13 @@ import json
 import os
 import socket
 import sqlite3
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import requests
 from mlflow.utils.rest_utils import augmented_raise_for_status, verify_rest_response
-from tracking_store import free_port, fresh_store, tiny_bundle, together
+from tracking_store import closed_door, free_port, fresh_store, tiny_bundle, together
 
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.tracking import store as module
@@ -237,25 +235,11 @@ def test_a_run_whose_log_in_expires_goes_on_and_ends(  # type: ignore[no-untyped
 @pytest.mark.parametrize("status", [401, 403, 404, 407])
 def test_a_door_that_closes_in_mid_run_stops_no_training(status: int, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also one that answers the question whether the server is there: every request gets the page of a proxy."""
-
-    class Door(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(PAGE.encode())
-
-        do_POST = do_GET
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
-        threading.Thread(target=door.serve_forever, daemon=True).start()
-        store = module.Store(f"http://127.0.0.1:{door.server_port}", home)
+    with closed_door(status) as address:
+        store = module.Store(address, home)
         run = module.Run(store, "0" * 32, resumed=False)
         run.log_metrics(0, {"loss": 0})
         run.end()
-        door.shutdown()
     assert [one["op"] for one in Spool(store.spool_folder, run.id).operations()] == ["metrics", "end"]
     said = "does not answer" if status == 407 else "takes nothing for now"  # MLflow takes 407 for an error of the server
     assert said in capsys.readouterr().err
