@@ -292,7 +292,7 @@ def _fetch_comparisons(store: Store, model: str) -> None:
 
     One whose file is lost is left out: it must not stand in the way of the others.
     """
-    from fer_lab.tracking.store import Unreachable
+    from fer_lab.tracking.address import Unreachable
 
     for logged in store.find_runs(EXPERIMENT, {"kind": "comparison", "split": "test"}):
         if logged["status"] == "FINISHED" and model in logged["tags"].get("models", "").split(", "):

@@ -94,7 +94,8 @@ def _run(
 ) -> Mapping[str, Any]:  # fmt: skip
     from fer_lab.search.study import open_sweep
     from fer_lab.search.worker import stored_result
-    from fer_lab.tracking.store import open_store, redact, store_uri
+    from fer_lab.tracking.address import redact, store_uri
+    from fer_lab.tracking.store import open_store
 
     if args.status:
         return _status(config, dataset, storage)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from fer_lab.data.faces import FaceDataset
     from fer_lab.search.stop import Stop
     from fer_lab.search.tracked import Tracked
-    from fer_lab.tracking.store import Run, Store
+    from fer_lab.tracking.run import Run
+    from fer_lab.tracking.store import Store
 
 SHOWN = ("accuracy", "macro_recall", "macro_f1", "f1_of_macro_pr", "nll", "ece", "kl_to_votes")
 

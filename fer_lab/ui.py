@@ -118,7 +118,7 @@ def _log(store: Store) -> Path:
 
 
 def _wait(server: subprocess.Popen[bytes], base: str, log: Path) -> None:
-    from fer_lab.tracking.store import reachable
+    from fer_lab.tracking.address import reachable
 
     console.note("starting the server …")
     deadline = time.monotonic() + START_S

@@ -26,10 +26,10 @@ LABELS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fe
 
 @functools.cache
 def _template() -> Path:
-    from fer_lab.tracking.store import _initialise
+    from fer_lab.tracking.database import initialise
 
     database = Path(tempfile.mkdtemp()) / "mlflow.db"
-    _initialise(database)
+    initialise(database)
     return database
 
 

@@ -25,7 +25,7 @@ CHALLENGER = "challenger"
 
 def finish(sweep: Sweep, store: Store, job: Job) -> None:
     """Close the study: every step may be repeated by another worker if this one dies."""
-    from fer_lab.tracking.store import Run
+    from fer_lab.tracking.run import Run
 
     row = sweep.leases.study_row()
     assert row is not None

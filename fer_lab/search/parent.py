@@ -12,7 +12,8 @@ from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep
 
 if TYPE_CHECKING:
-    from fer_lab.tracking.store import Run, Store
+    from fer_lab.tracking.run import Run
+    from fer_lab.tracking.store import Store
 
 POLL_S = 0.5
 
@@ -55,7 +56,7 @@ def _create(sweep: Sweep, store: Store, tags: dict[str, str]) -> Run:
 
 def pause_parent(sweep: Sweep, store: Store) -> None:
     """Mark the study's run KILLED when its last worker was interrupted; the next start makes it RUNNING again."""
-    from fer_lab.tracking.store import Run
+    from fer_lab.tracking.run import Run
 
     row = sweep.leases.study_row()
     if row is None or not row["parent_run_id"] or any(job.status == "leased" for job in sweep.leases.jobs()):

@@ -58,7 +58,7 @@ def _settle_trials(sweep: Sweep, jobs: list[Job]) -> None:
 
 
 def _settle_runs(sweep: Sweep, store: Store) -> None:
-    from fer_lab.tracking.store import Run
+    from fer_lab.tracking.run import Run
 
     row = sweep.leases.study_row()
     parent = row["parent_run_id"] if row else None

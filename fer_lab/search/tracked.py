@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from fer_lab.backends.bundle import Bundle
     from fer_lab.data.faces import FaceDataset
     from fer_lab.tracking.registry import Resolved
-    from fer_lab.tracking.store import Run, Store
+    from fer_lab.tracking.run import Run
+    from fer_lab.tracking.store import Store
     from fer_lab.training.fit import FitResult
 
 CONFIG = "config.yaml"

@@ -22,7 +22,7 @@ from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost
 from fer_lab.search.space import finite, starting_point
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep, ask, optuna_study, study_curve, tell
-from fer_lab.tracking.store import Unreachable
+from fer_lab.tracking.address import Unreachable
 
 if TYPE_CHECKING:
     import optuna

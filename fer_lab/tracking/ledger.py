@@ -24,7 +24,8 @@ from typing import Any, Literal
 from fer_lab.core.console import note
 from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound
 from fer_lab.tracking import registry
-from fer_lab.tracking.store import PARAM_LENGTH, Store, user
+from fer_lab.tracking.run import PARAM_LENGTH
+from fer_lab.tracking.store import Store, user
 
 CHAMPION = "champion"
 PREVIOUS = "previous"

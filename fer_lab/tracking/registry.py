@@ -24,8 +24,10 @@ from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, open_tr
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, nearest
 from fer_lab.data import faces
+from fer_lab.tracking.address import Unreachable
+from fer_lab.tracking.failures import is_locked_out, is_outage
 from fer_lab.tracking.pyfunc import BUNDLE_PATH, write_model_folder
-from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, Unreachable, is_locked_out, is_outage, open_store
+from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, open_store
 
 MODEL_FOLDER = "model"
 LEDGER_TAG = "ledger_run_id"

@@ -29,8 +29,10 @@ from fer_lab.search.tracked import tracked_fit
 from fer_lab.search.trainer import trainer
 from fer_lab.search.trial import Train, Trained
 from fer_lab.search.worker import work
+from fer_lab.tracking.address import Unreachable
+from fer_lab.tracking.run import Run
 from fer_lab.tracking.spool import waiting
-from fer_lab.tracking.store import Run, Unreachable, open_store
+from fer_lab.tracking.store import open_store
 from fer_lab.training.fit import Pruned
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")]

@@ -15,8 +15,9 @@ from fer_lab import register as verb
 from fer_lab.backends.bundle import write_manifest
 from fer_lab.core.errors import FerLabError, InputError, IntegrityError, NotFound
 from fer_lab.tracking import registry
+from fer_lab.tracking.address import Unreachable
 from fer_lab.tracking.registry import aliases, model_name, register, resolve, set_alias, versions
-from fer_lab.tracking.store import Unreachable, open_store
+from fer_lab.tracking.store import open_store
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
 NAME = "fer-synthetic-8"

@@ -15,9 +15,10 @@ from mlflow.utils.rest_utils import augmented_raise_for_status, verify_rest_resp
 from tracking_store import closed_door, free_port, fresh_store, tiny_bundle, together
 
 from fer_lab.core.errors import InputError, NotFound
-from fer_lab.tracking import store as module
+from fer_lab.tracking.address import Unreachable, store_uri
+from fer_lab.tracking.run import Run
 from fer_lab.tracking.spool import Spool, waiting
-from fer_lab.tracking.store import Unreachable, open_store, store_uri
+from fer_lab.tracking.store import Store, newest_study, open_store
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
 
@@ -89,7 +90,7 @@ def test_a_run_holds_what_was_logged(store) -> None:  # type: ignore[no-untyped-
     assert (recorded.dataset.name, {t.key: t.value for t in recorded.tags}["fingerprint"]) == ("synthetic", "f" * 64)
     assert [child["run_id"] for child in store.children(study.id)] == [trial.id]
     assert [found["run_id"] for found in store.find_runs("s", {"kind": "study"})] == [study.id]
-    assert module.newest_study(store) == info["experiment_id"]
+    assert newest_study(store) == info["experiment_id"]
 
 
 def test_a_resumed_run_logs_no_step_twice(store) -> None:  # type: ignore[no-untyped-def]
@@ -236,8 +237,8 @@ def test_a_run_whose_log_in_expires_goes_on_and_ends(  # type: ignore[no-untyped
 def test_a_door_that_closes_in_mid_run_stops_no_training(status: int, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also one that answers the question whether the server is there: every request gets the page of a proxy."""
     with closed_door(status) as address:
-        store = module.Store(address, home)
-        run = module.Run(store, "0" * 32, resumed=False)
+        store = Store(address, home)
+        run = Run(store, "0" * 32, resumed=False)
         run.log_metrics(0, {"loss": 0})
         run.end()
     assert [one["op"] for one in Spool(store.spool_folder, run.id).operations()] == ["metrics", "end"]
@@ -247,7 +248,7 @@ def test_a_door_that_closes_in_mid_run_stops_no_training(status: int, home: Path
 
 def test_a_run_catches_up_by_itself_when_the_store_is_back(store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """A thread sends what waits; what is logged meanwhile waits behind it."""
-    monkeypatch.setattr(module, "RETRY_S", 0.2)
+    monkeypatch.setattr("fer_lab.tracking.run.RETRY_S", 0.2)
     run = store.start_run("s", "r")
     real = store.client.log_batch
     monkeypatch.setattr(store.client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(Outage("away")))

@@ -25,7 +25,8 @@ from fer_lab.search.study import Sweep, open_sweep, optuna_study
 from fer_lab.search.trial import Trained, failure_reason
 from fer_lab.search.worker import stored_result, work
 from fer_lab.tracking import registry
-from fer_lab.tracking.store import Store, Unreachable, open_store
+from fer_lab.tracking.address import Unreachable
+from fer_lab.tracking.store import Store, open_store
 
 CONFIG = SweepConfig.model_validate(
     {

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fer_lab.tracking.address import redact
 from fer_lab.tracking.ledger import Entry, Kind, champions
-from fer_lab.tracking.store import redact
 
 
 def move(kind: Kind, version: int | None, runtime: str | None = None) -> Entry:
