@@ -26,7 +26,6 @@ verdicts and a recommendation; the last line of stdout is
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -195,19 +194,20 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.measure import profiles
     from fer_lab.measure.conduct import Request, conduct
     from fer_lab.measure.latency import Budget
+    from fer_lab.tracking.entrants import Entrants
 
     home = faces.home()
     extra = {str(path): profiles.read(path) for path in args.profiles}
-    registry = _Registry()
-    candidates = [registry.candidate(model) for model in args.models]
+    entrants = Entrants()
+    candidates = [entrants.candidate(model) for model in args.models]
     reference = 0
     if args.against:
-        named = registry.candidate(_reference_name(args.against, candidates[0]))
+        named = entrants.candidate(_reference_name(args.against, candidates[0]))
         same = [i for i, candidate in enumerate(candidates) if candidate.identity == named.identity]
         reference = same[0] if same else len(candidates)
         candidates = candidates if same else [*candidates, named]
     wanted = _words(args.runtimes)
-    shipped = registry.shipped_runtime(candidates[reference])
+    shipped = entrants.shipped_runtime(candidates[reference])
     offered = wanted or candidates[reference].runtimes
     if shipped is not None and (shipped not in offered or candidates[reference].unavailable(shipped)):
         shipped = None  # it is not measured here: then as for any other reference
@@ -227,7 +227,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
 
     def count_look(identity: str) -> int | None:
-        return registry.count_look(candidates, dataset, identity)
+        return entrants.count_look(candidates, dataset, identity)
 
     def publish(comparison: Comparison, folder: Path) -> None:
         _publish(comparison, folder, None if args.no_faces else dataset)
@@ -236,7 +236,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         candidates, dataset, request, home=home, out=args.out, reference=reference, count_look=count_look, extra=extra,
         publish=publish, progress=console.note,
     )  # fmt: skip
-    return _finish(comparison, folder, store=None if args.no_log else registry.store)
+    return _finish(comparison, folder, store=None if args.no_log else entrants.store)
 
 
 def _publish(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> None:
@@ -253,8 +253,10 @@ def _finish(comparison: Comparison, folder: Path, store: Store | None) -> dict[s
 
     run_id = None
     if store is not None:
+        from fer_lab.tracking import comparisons
+
         try:
-            run_id = _log(store, comparison, folder)
+            run_id = comparisons.log(store, comparison, folder)
         except BaseException:
             console.note(f"not logged, but nothing is lost: python -m fer_lab.compare --replay {folder}")
             raise
@@ -348,80 +350,6 @@ def _next(comparison: Comparison, row: Row, folder: Path, *, logged: bool) -> st
     return f"python -m fer_lab.promote {row.model} --runtime {row.runtime} --comparison {comparison.id if known else folder}"
 
 
-class _Registry:
-    """Turns names into candidates; opens the store only when a name, not a path, asks for it."""
-
-    def __init__(self) -> None:
-        self.store: Store | None = None
-
-    def open(self) -> Store:
-        """The store, opened once."""
-        if self.store is None:
-            from fer_lab.tracking.store import open_store
-
-            self.store = open_store()
-        return self.store
-
-    def candidate(self, ref: str) -> Candidate:
-        """A candidate by name or path."""
-        from fer_lab.measure.candidates import Candidate, from_path
-
-        if not ref.startswith(("models:/", "runs:/")):
-            return from_path(ref, "ferplus8")
-        from fer_lab.tracking import registry
-
-        store = self.open()
-        try:
-            found = registry.resolve(ref, store)
-        except NotFound:
-            if not ref.startswith("runs:/"):
-                raise
-            seeds = self._seeds(ref)
-            if seeds is None:
-                raise
-            return seeds
-        return Candidate(found.ref_shown, found.bundle, found.name, found.version, found.run_id)
-
-    def _seeds(self, ref: str) -> Candidate | None:
-        """The children of a parent run that left a bundle, as one row; None when there are none."""
-        from fer_lab.measure.candidates import Candidate, of_seeds
-        from fer_lab.tracking import registry
-
-        store = self.open()
-        members = []
-        for child in store.children(ref.removeprefix("runs:/")):
-            run_id = str(child.get("run_id") or child.get("id"))
-            try:
-                found = registry.resolve(f"runs:/{run_id}", store)
-            except NotFound:
-                continue
-            members.append(Candidate(found.ref_shown, found.bundle, run_id=run_id))
-        return of_seeds(ref, tuple(members)) if members else None
-
-    def shipped_runtime(self, candidate: Candidate) -> str | None:
-        """The runtime that a champion ships in, which is what a challenger must replace; None for any other model."""
-        if candidate.name is None or candidate.version is None:
-            return None
-        from fer_lab.tracking.ledger import in_office
-
-        version, runtime = in_office(self.open(), candidate.name) or (None, None)
-        return runtime if version == candidate.version else None
-
-    def count_look(self, candidates: Sequence[Candidate], dataset: FaceDataset, identity: str) -> int | None:
-        """Enter this look at the test split in the ledger of every registered name that takes part; None without one."""
-        named = {c.name: c for c in candidates if c.name is not None}
-        if not named or self.store is None:
-            return None
-        from fer_lab.tracking.ledger import Ledger
-
-        counts = []
-        for name in named:
-            ledger = Ledger(self.store, name)
-            families = {c.bundle.card.backbone for c in candidates if c.name == name}
-            counts += [ledger.count_look(family, dataset.fingerprint, identity) for family in sorted(families)]
-        return max(counts)
-
-
 def _reference_name(against: str, first: Candidate) -> str:
     if against.startswith(("models:/", "runs:/")) or "/" in against or Path(against).exists():
         return against
@@ -441,55 +369,6 @@ def _dataset_of(comparison: Comparison) -> FaceDataset | None:
     except NotFound:
         return None
     return dataset if dataset.fingerprint == comparison.fingerprint else None
-
-
-def _log(store: Store, comparison: Comparison, folder: Path) -> str:
-    """Log the comparison as a run of its own, linked to the models by tags."""
-    from fer_lab.measure import paper, report
-    from fer_lab.measure.comparison import FILE
-
-    tags = {
-        "kind": "comparison", "comparison_id": comparison.id, "protocol": comparison.protocol, "split": comparison.split,
-        "label_source": comparison.label_source, "host": comparison.host.name,
-        "models": ", ".join(dict.fromkeys(row.model for row in comparison.rows)),
-        "compared_runs": ", ".join(dict.fromkeys(row.run_id for row in comparison.rows if row.run_id)),
-    }  # fmt: skip
-    run = store.start_run("fer-comparisons", comparison.id, tags=tags, params={"reference": comparison.reference_model})
-    try:
-        run.log_dataset(
-            comparison.dataset,
-            comparison.fingerprint,
-            comparison.protocol,
-            comparison.label_source,
-            {comparison.split: comparison.n},
-        )
-        run.log_metrics(0, _metrics(comparison))
-        for name in (FILE, *paper.TEXTS, report.FILE):  # all but the answers
-            run.log_file(folder / name)
-    except BaseException:
-        run.end("FAILED")
-        raise
-    run.end("FINISHED")
-    return str(run.id)
-
-
-def _metrics(comparison: Comparison) -> dict[str, float]:
-    """The main figures under keys that MLflow takes, no two alike: letters, digits, `_`, `-`, `.` and spaces between slashes."""
-    found: dict[str, float] = {}
-    for row in comparison.rows:
-        parts = re.sub(r"[^\w.\- /]", "-", f"{comparison.split}/{comparison.names[row.model]}/{row.runtime}").split("/")
-        where = "/".join(part for part in parts if part.strip("."))
-        while f"{where}/accuracy" in found:
-            where += "-"
-        figures = {
-            "accuracy": row.accuracy,
-            "macro_recall": row.macro_recall,
-            "ece": row.ece,
-            "brier": row.brier,
-            "p50_ms": row.p50_ms,
-        }
-        found |= {f"{where}/{name}": value for name, value in figures.items() if value is not None}
-    return found
 
 
 def _words(text: str | None) -> tuple[str, ...]:

@@ -27,21 +27,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
-from fer_lab.core.errors import Conflict, FerLabError, InputError, IntegrityError, NotFound, Refused
+from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound, Refused
 
 if TYPE_CHECKING:
     from fer_lab.backends.bundle import Bundle
     from fer_lab.data.faces import FaceDataset
     from fer_lab.gates.evidence import Champion
-    from fer_lab.measure.candidates import Candidate
     from fer_lab.measure.comparison import Comparison
     from fer_lab.tracking.ledger import Entry, Ledger
     from fer_lab.tracking.registry import Resolved
     from fer_lab.tracking.store import Store
 
 DEFAULT_POLICY = Path("experiments") / "policies" / "default.yaml"
-EXPERIMENT = "fer-comparisons"
-"""Where compare logs its runs."""
 MODELS = ("fer-ferplus-8", "fer-ferplus-5", "fer-synthetic-8")
 """The default models, the first that the registry holds with the alias in question."""
 
@@ -89,7 +86,7 @@ def body(args: argparse.Namespace) -> dict[str, Any]:
 def _promote(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.backends.session import split_runtime
     from fer_lab.gates import evidence, policy
-    from fer_lab.tracking import registry
+    from fer_lab.tracking import comparisons, registry
     from fer_lab.tracking.store import open_store
 
     rules = policy.load(_policy_file(args.policy))
@@ -99,7 +96,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     store = open_store()
     resolved = registry.resolve(args.model or _default_model(store, "challenger"), store)
     name, version = _registered(store, resolved, write=not args.dry_run)
-    comparison = _named_comparison(store, args.comparison) if args.comparison else None
+    comparison = comparisons.named(store, args.comparison) if args.comparison else None
     if comparison is None:
         comparison = _newest(store, resolved.bundle, name, version, runtime)
     if comparison is None:
@@ -260,58 +257,19 @@ def _not_measured(comparison: Comparison, resolved: Resolved, runtime: str) -> s
     )
 
 
-def _named_comparison(store: Store, where: str) -> Comparison:
-    """A comparison by path, id or run id; one that was made elsewhere is fetched from the store."""
-    from fer_lab.gates import evidence
-
-    try:
-        return evidence.read(where, store.home)
-    except NotFound:
-        for logged in store.find_runs(EXPERIMENT, {"kind": "comparison"}):
-            if where in (logged["run_id"], logged["tags"].get("comparison_id")):
-                return evidence.read(str(_fetch(store, logged)), store.home)
-        raise
-
-
 def _newest(store: Store, bundle: Bundle, name: str, version: int | None, runtime: str) -> Comparison | None:
     """The newest comparison that measured this artifact; the store's too, when none that lies here counts against the champion."""
     from fer_lab.gates import evidence
+    from fer_lab.tracking import comparisons
 
     champion = _champion(store, name)
     found = evidence.newest(store.home, bundle, runtime, champion)
     if version is not None and (found is None or not evidence.counts(found, bundle, champion)):
-        _fetch_comparisons(store, f"models:/{name}/{version}")
+        comparisons.fetch_all(store, f"models:/{name}/{version}")
         found = evidence.newest(store.home, bundle, runtime, champion)
     if found is not None:
         console.note(f"evidence: comparison {found.id} of {found.created}")
     return found
-
-
-def _fetch_comparisons(store: Store, model: str) -> None:
-    """Fetch the logged comparisons in which a version took part: made on another machine, or with --out elsewhere.
-
-    One whose file is lost is left out: it must not stand in the way of the others.
-    """
-    from fer_lab.tracking.address import Unreachable
-
-    for logged in store.find_runs(EXPERIMENT, {"kind": "comparison", "split": "test"}):
-        if logged["status"] == "FINISHED" and model in logged["tags"].get("models", "").split(", "):
-            try:
-                _fetch(store, logged)
-            except Unreachable:
-                raise
-            except (FerLabError, OSError) as error:
-                console.note(f"evidence: the comparison of run {logged['run_id']} is left out: {error}")
-
-
-def _fetch(store: Store, logged: dict[str, Any]) -> Path:
-    """Copy comparison.json of a logged comparison, whole or not at all, to where comparisons of this store root lie."""
-    from fer_lab.gates import evidence
-
-    folder = evidence.folder_of(store.home) / str(logged["run_id"])
-    if not (folder / "comparison.json").is_file():
-        store.download_run_folder(str(logged["run_id"]), "comparison.json", folder / "comparison.json")
-    return folder
 
 
 def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write: bool) -> tuple[Resolved, int | None, Comparison]:
@@ -322,6 +280,7 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
     from fer_lab.data import faces
     from fer_lab.measure.conduct import Request, conduct
     from fer_lab.tracking import registry
+    from fer_lab.tracking.entrants import candidate_of
 
     lacking = runtime.partition(":")[0] not in resolved.bundle.runtimes
     if not write:
@@ -348,9 +307,9 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
     champion = _champion(store, name)
     who = _said(champion.version if champion else None)
     console.note(f"evidence: none for this artifact; comparing {resolved.ref_shown} with {who} as champion on {dataset.name}")
-    candidates = [_candidate(resolved)]
+    candidates = [candidate_of(resolved)]
     if champion is not None and champion.version != version:
-        candidates.insert(0, _candidate(registry.resolve(f"models:/{name}/{champion.version}", store)))
+        candidates.insert(0, candidate_of(registry.resolve(f"models:/{name}/{champion.version}", store)))
     shipped = champion.runtime if champion else None
     wanted = tuple(dict.fromkeys(each for each in (shipped, runtime) if each))
     shared = all(each.partition(":")[0] in candidate.runtimes for each in wanted for candidate in candidates)
@@ -385,12 +344,6 @@ def _export(store: Store, resolved: Resolved, name: str, runtime: str, dataset: 
         registry.set_alias(store, name, "challenger", made.version)
     console.note(f"export: registered {made.uri}")
     return registry.resolve(made.uri, store), made.version
-
-
-def _candidate(resolved: Resolved) -> Candidate:
-    from fer_lab.measure.candidates import Candidate
-
-    return Candidate(resolved.ref_shown, resolved.bundle, resolved.name, resolved.version, resolved.run_id)
 
 
 def _name_of(store: Store, model: str | None, alias: str) -> str:

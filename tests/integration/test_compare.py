@@ -22,6 +22,8 @@ from fer_lab.measure import conduct, profiles, record, report
 from fer_lab.measure.candidates import Candidate, of_seeds
 from fer_lab.measure.conduct import Request
 from fer_lab.measure.stats import Interval
+from fer_lab.tracking import comparisons as in_store
+from fer_lab.tracking.entrants import Entrants
 from tests import linear_bundle
 from tests.gate_records import good_comparison, good_row
 
@@ -84,7 +86,7 @@ def test_two_models_end_in_a_table_a_report_and_a_verdict(lab, capsys):
 def test_one_look_serves_two_label_sources(lab, drawn, capsys, monkeypatch):
     """What a replay says on other votes is what a comparison on them would have said; no model is run, no look is counted."""
     looks = []
-    monkeypatch.setattr(compare._Registry, "count_look", lambda self, c, d, identity: looks.append(identity) or len(looks))
+    monkeypatch.setattr(Entrants, "count_look", lambda self, c, d, identity: looks.append(identity) or len(looks))
     votes = drawn.votes[np.random.default_rng(0).permutation(len(drawn))]
     replace(drawn, name="other", label_source="other", votes=votes).save(lab / "data" / "other")
     _, first, _ = run(capsys, "a", "b", "--out", "first", *QUICK)
@@ -157,7 +159,7 @@ def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
         return real(candidate, runtime, *rest)
 
     monkeypatch.setattr(conduct, "_ask", ask)
-    monkeypatch.setattr(compare._Registry, "count_look", lambda self, c, d, identity: looks.append(identity) or len(looks))
+    monkeypatch.setattr(Entrants, "count_look", lambda self, c, d, identity: looks.append(identity) or len(looks))
     code, _, _ = run(capsys, "a", "b", *QUICK)
     assert code == 130
     code, result, err = run(capsys, "a", "b", "--no-faces", *QUICK)
@@ -174,7 +176,7 @@ def test_an_interrupted_comparison_goes_on_per_row(lab, capsys, monkeypatch):
 def looks(monkeypatch):
     """The ids under which the test split was looked at."""
     ids = []
-    monkeypatch.setattr(compare._Registry, "count_look", lambda self, c, d, identity: ids.append(identity) or len(ids))
+    monkeypatch.setattr(Entrants, "count_look", lambda self, c, d, identity: ids.append(identity) or len(ids))
     return ids
 
 
@@ -189,13 +191,13 @@ def contents(folder):
 def test_two_processes_share_no_folder(lab, capsys, monkeypatch, looks, first, second):
     """The same command twice at once, or another model with the same --out: exit 5, nothing is asked, no look is counted."""
     told = []
-    count = compare._Registry.count_look
+    count = Entrants.count_look
 
     def meanwhile(*rest):
         told.append(run(capsys, *second, *QUICK))
         return count(*rest)
 
-    monkeypatch.setattr(compare._Registry, "count_look", meanwhile)
+    monkeypatch.setattr(Entrants, "count_look", meanwhile)
     code, result, _ = run(capsys, *first, *QUICK)
     assert (code, {row["model"] for row in result["rows"]}) == (0, {"a"})
     ((code, _, err),) = told
@@ -254,8 +256,8 @@ def test_what_could_not_be_logged_is_not_lost(lab, capsys, monkeypatch):
     def away(*_):
         raise FerLabError("the server is away")
 
-    monkeypatch.setattr(compare._Registry, "__init__", lambda self: setattr(self, "store", object()))
-    monkeypatch.setattr(compare, "_log", away)
+    monkeypatch.setattr(Entrants, "__init__", lambda self: setattr(self, "store", object()))
+    monkeypatch.setattr(in_store, "log", away)
     code, _, err = run(capsys, "a", "--out", "out", *QUICK[:-1])
     assert code == 1
     assert err.endswith("nothing is lost: python -m fer_lab.compare --replay out\nerror: the server is away\n"), err
@@ -343,7 +345,7 @@ def test_the_keys_of_metrics_are_mlflow_s():
 
     models = ["a@b", "a#b", "a b.c/d", "../x/net", "net", "models:/fer/3", "/", "..", "ärger"]
     rows = tuple(good_row(model, runtime="openvino:GPU") for model in models)
-    found = compare._metrics(good_comparison(rows=rows))
+    found = in_store._metrics(good_comparison(rows=rows))
     assert len(found) == 5 * len(models)
     for key in found:
         _validate_metric_name(key)
