@@ -1,0 +1,84 @@
+"""What each part of the recipe is worth: the recipe shortened, then again with one part changed, all on the validation split.
+
+    python experiments/ablation.py [key=value …]      # e.g. train.precision=float32 where the CPU has no bf16
+
+Trains `ferplus8_b0_scratch.yaml` for 12 epochs at 64 px once as it is and once per row of `CHANGES`, then `compare`s them on
+the validation faces (the test split stays closed): each row's difference from the whole recipe, paired over the faces, with its
+interval. Finished runs stand in ablation/runs.json below the store root and are not trained again; key=value holds for every
+run. One seed each: the interval is that of the faces, not of the training's luck. A run this short still underfits, so what
+fights overfitting (erasing, drop path, mixup) looks worse here than at full length.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from fer_lab.data.faces import home
+
+CONFIG = Path(__file__).parent / "ferplus8_b0_scratch.yaml"
+SHORT = ("train.epochs=12", "train.image_size=64", "train.stages=[]")
+CHANGES = {
+    "whole": (),
+    "majority-targets": ("data.targets=majority",),
+    "twins-kept": ("data.drop_twins=false",),  # flatters itself: it trains on twins of validation faces
+    "no-ema": ("train.ema_decay=null",),
+    "constant-rate": ("train.schedule=constant",),
+    "no-class-weights": ("train.class_weights=null",),
+    "no-drop-path": ("model.drop_path_rate=0",),
+    "no-erasing": ("augment.erasing=0",),
+    "no-warp": ("augment.rotation_deg=0", "augment.shift=0", "augment.zoom=0", "augment.shear=0"),
+    "with-mixup": ("augment.mixup=0.2",),
+    "with-a-teacher": ("train.teachers=[experiments/models/candidates/ferplus8-b0-s0]", "train.teacher_weight=0.3"),
+}
+OUT = home() / "ablation"  # beside the store whose runs it names
+
+
+def main() -> None:
+    """Train what is missing, compare, write ablation.md."""
+    OUT.mkdir(exist_ok=True)
+    record = OUT / "runs.json"
+    runs: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
+    for row, changes in CHANGES.items():
+        if row in runs:
+            continue
+        print(f"{row}: run {len(runs) + 1} of {len(CHANGES)}", file=sys.stderr)
+        runs[row] = _verb("train", str(CONFIG), *SHORT, *changes, *sys.argv[1:], f"name=ablation-{row}")["run_id"]
+        record.write_text(json.dumps(runs, indent=1))
+    compared = _verb(
+        "compare", *(f"runs:/{runs[row]}" for row in CHANGES), "--split", "valid", "--runtimes", "torch", "--no-latency",
+        "--no-cold-start", "--no-robustness", "--no-faces",
+    )  # fmt: skip
+    (OUT / "ablation.md").write_text(_table(runs, compared), encoding="utf-8")
+    print(f"{OUT / 'ablation.md'}; its report: {compared['report']}")
+
+
+def _table(runs: dict[str, str], compared: dict[str, Any]) -> str:
+    """Each row's accuracy on validation and its difference from the whole recipe, in points, as Markdown."""
+    accuracy = {row["model"]: 100 * row["accuracy"] for row in compared["rows"]}
+    verdicts = {v["model"]: v for v in compared["verdicts"] if v["aspect"] == "accuracy"}
+    lines = [f"| n = {compared['n']} | validation % | points (95 %) | verdict |", "|---|---:|---:|---|"]
+    for row in CHANGES:
+        model = f"runs:/{runs[row]}"
+        v = verdicts.get(model)
+        change = f"{100 * v['change']:+.2f} ({100 * v['low']:+.2f} to {100 * v['high']:+.2f}) | {v['verdict']}" if v else "– | –"
+        lines.append(f"| {row}{''.join(f' `{change}`' for change in CHANGES[row])} | {accuracy[model]:.2f} | {change} |")
+    return "\n".join(lines) + "\n"
+
+
+def _verb(name: str, *arguments: str) -> dict[str, Any]:
+    """Run `python -m fer_lab.NAME`, show what it says, and return the last line that it prints."""
+    command = [sys.executable, "-m", f"fer_lab.{name}", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    print(done.stdout)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    main()
