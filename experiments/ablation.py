@@ -4,13 +4,14 @@
 
 Trains `ferplus8_b0_scratch.yaml` for 12 epochs at 64 px once as it is and once per row of `CHANGES`, then `compare`s them on
 the validation faces (the test split stays closed): each row's difference from the whole recipe, paired over the faces, with its
-interval. Finished runs stand in ablation/runs.json below the store root and are not trained again; key=value holds for every
-run. One seed each: the interval is that of the faces, not of the training's luck. A run this short still underfits, so what
-fights overfitting (erasing, drop path, mixup) looks worse here than at full length.
+interval. Finished runs stand in ablation/runs.json below the store root, by their arguments, and are not trained again; a
+key=value holds for every run. One seed each: the interval is that of the faces, not of the training's luck. A run this short
+still underfits, so what fights overfitting (erasing, drop path, mixup) may look worse here than at full length.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -39,33 +40,39 @@ OUT = home() / "ablation"  # beside the store whose runs it names
 
 def main() -> None:
     """Train what is missing, compare, write ablation.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, as `train` takes them")
+    options = parser.parse_args()
+
     OUT.mkdir(exist_ok=True)
     record = OUT / "runs.json"
-    runs: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
-    for row, changes in CHANGES.items():
-        if row in runs:
-            continue
-        print(f"{row}: run {len(runs) + 1} of {len(CHANGES)}", file=sys.stderr)
-        runs[row] = _verb("train", str(CONFIG), *SHORT, *changes, *sys.argv[1:], f"name=ablation-{row}")["run_id"]
-        record.write_text(json.dumps(runs, indent=1))
+    finished: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
+    models = {}
+    for number, (row, changes) in enumerate(CHANGES.items(), 1):
+        arguments = (*SHORT, *options.overrides, *changes)
+        words = " ".join(arguments)
+        if words not in finished:
+            print(f"{row}: run {number} of {len(CHANGES)}", file=sys.stderr)
+            finished[words] = _verb("train", str(CONFIG), *arguments, f"name=ablation-{row}")["run_id"]
+            record.write_text(json.dumps(finished, indent=1))
+        models[row] = f"runs:/{finished[words]}"
     compared = _verb(
-        "compare", *(f"runs:/{runs[row]}" for row in CHANGES), "--split", "valid", "--runtimes", "torch", "--no-latency",
-        "--no-cold-start", "--no-robustness", "--no-faces",
+        "compare", *models.values(), "--split", "valid", "--runtimes", "torch", "--no-latency", "--no-cold-start",
+        "--no-robustness", "--no-faces",
     )  # fmt: skip
-    (OUT / "ablation.md").write_text(_table(runs, compared), encoding="utf-8")
+    (OUT / "ablation.md").write_text(_table(models, compared), encoding="utf-8")
     print(f"{OUT / 'ablation.md'}; its report: {compared['report']}")
 
 
-def _table(runs: dict[str, str], compared: dict[str, Any]) -> str:
+def _table(models: dict[str, str], compared: dict[str, Any]) -> str:
     """Each row's accuracy on validation and its difference from the whole recipe, in points, as Markdown."""
     accuracy = {row["model"]: 100 * row["accuracy"] for row in compared["rows"]}
     verdicts = {v["model"]: v for v in compared["verdicts"] if v["aspect"] == "accuracy"}
     lines = [f"| n = {compared['n']} | validation % | points (95 %) | verdict |", "|---|---:|---:|---|"]
-    for row in CHANGES:
-        model = f"runs:/{runs[row]}"
+    for row, model in models.items():
         v = verdicts.get(model)
-        change = f"{100 * v['change']:+.2f} ({100 * v['low']:+.2f} to {100 * v['high']:+.2f}) | {v['verdict']}" if v else "– | –"
-        lines.append(f"| {row}{''.join(f' `{change}`' for change in CHANGES[row])} | {accuracy[model]:.2f} | {change} |")
+        judged = f"{100 * v['change']:+.2f} ({100 * v['low']:+.2f} to {100 * v['high']:+.2f}) | {v['verdict']}" if v else "– | –"
+        lines.append(f"| {row}{''.join(f' `{change}`' for change in CHANGES[row])} | {accuracy[model]:.2f} | {judged} |")
     return "\n".join(lines) + "\n"
 
 

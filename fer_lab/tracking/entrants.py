@@ -46,12 +46,11 @@ class Entrants:
         store = self.open()
         members = []
         for child in store.children(ref.removeprefix("runs:/")):
-            run_id = str(child.get("run_id") or child.get("id"))
             try:
-                found = registry.resolve(f"runs:/{run_id}", store)
+                found = registry.resolve(f"runs:/{child['run_id']}", store)
             except NotFound:
                 continue
-            members.append(Candidate(found.ref_shown, found.bundle, run_id=run_id))
+            members.append(Candidate(found.ref_shown, found.bundle, run_id=child["run_id"]))
         return of_seeds(ref, tuple(members)) if members else None
 
     def shipped_runtime(self, candidate: Candidate) -> str | None:
@@ -75,5 +74,5 @@ class Entrants:
 
 
 def candidate_of(resolved: Resolved) -> Candidate:
-    """What takes part in a comparison as what was found in the registry."""
+    """A model of the registry as a candidate."""
     return Candidate(resolved.ref_shown, resolved.bundle, resolved.name, resolved.version, resolved.run_id)

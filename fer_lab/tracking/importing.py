@@ -24,16 +24,11 @@ ENVIRONMENT = {
 }
 
 
-def set_environment() -> None:
-    """Silence telemetry and shorten time-outs, before mlflow is imported; what the user has set stays."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
 @contextmanager
 def importing(purpose: str) -> Iterator[None]:
-    """Import mlflow quietly: no telemetry, no deprecation warnings of its own; says which extra is missing."""
-    set_environment()
+    """Import mlflow quietly: ENVIRONMENT where the user has set nothing, no deprecation warnings; says which extra is missing."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # mlflow's models use an SQLAlchemy option that 2.1 deprecates
         try:

@@ -33,8 +33,8 @@ DIGEST_LENGTH = 36  # of a dataset, in MLflow's record
 class Run:
     """A live run. Every call survives an outage of the server: what cannot be sent is spooled and sent later, in order.
 
-    An outage costs its caller REACH_S once (the timeout and retries of ENVIRONMENT when it begins within a request); from then
-    on a thread looks whether the server is back.
+    An outage costs its caller `address.REACH_S` once (the timeout and retries of `importing.ENVIRONMENT` when it begins within a
+    request); from then on a thread looks whether the server is back.
     """
 
     def __init__(self, store: Store, run_id: str, *, resumed: bool) -> None:
