@@ -17,8 +17,9 @@ import argparse
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from fer_lab.data.faces import home
@@ -52,19 +53,21 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     record = OUT / "runs.json"
     finished: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
-    words = {row: (*SHORT, *options.overrides, *changes) for row, changes in CHANGES.items()}
-    with ThreadPoolExecutor(options.jobs) as pool:
-        started = {
-            pool.submit(_verb, "train", str(CONFIG), *words[row], f"name=ablation-{row}"): row
-            for row in CHANGES
-            if " ".join(words[row]) not in finished
-        }
-        for number, run in enumerate(as_completed(started), 1):
-            row = started[run]
-            finished[" ".join(words[row])] = run.result()["run_id"]
+    arguments = {row: (*SHORT, *options.overrides, *changes) for row, changes in CHANGES.items()}
+    words = {row: " ".join(given) for row, given in arguments.items()}
+    recording = Lock()
+
+    def train(row: str) -> None:
+        run_id = _verb("train", str(CONFIG), *arguments[row], f"name=ablation-{row}")["run_id"]
+        with recording:
+            finished[words[row]] = run_id
             record.write_text(json.dumps(finished, indent=1))
-            print(f"{row}: done, {number} of {len(started)}", file=sys.stderr)
-    models = {row: f"runs:/{finished[' '.join(words[row])]}" for row in CHANGES}
+            print(f"{row}: done, {sum(key in finished for key in words.values())} of {len(CHANGES)}", file=sys.stderr)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        # when one fails, those that train end and are recorded, and no other starts
+        list(pool.map(train, [row for row in CHANGES if words[row] not in finished]))
+    models = {row: f"runs:/{finished[words[row]]}" for row in CHANGES}
     compared = _verb(
         "compare", *models.values(), "--split", "valid", "--runtimes", "torch", "--no-latency", "--no-cold-start",
         "--no-robustness", "--no-faces",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def test_a_committed_comparison_is_derived_again_from_its_answers(folder: Path, 
             assert getattr(now, name) == (pytest.approx(expected, rel=1e-9) if isinstance(expected, float) else expected), name
     said = [(v.model, v.runtime, v.aspect, v.verdict) for v in published.verdicts]
     assert said == [(v.model, v.runtime, v.aspect, v.verdict) for v in derived.verdicts]
+
+
+@pytest.mark.usefixtures("home")
+def test_the_table_of_the_ablation_is_derived_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`ablation.md`, to the letter, from the answers per face and `runs.json`."""
+    script = runpy.run_path(str(RESULTS.parent / "ablation.py"))
+    again = shutil.copytree(RESULTS / "ablation", tmp_path / "again")
+    runs = json.loads((again / "runs.json").read_text(encoding="utf-8"))
+    words = {row: " ".join((*script["SHORT"], "train.threads=1", *changes)) for row, changes in script["CHANGES"].items()}
+    (again / "comparison.json").unlink()
+    assert compare.main(["--replay", str(again), "--no-faces"]) == 0
+    compared = json.loads(capsys.readouterr().out.splitlines()[-1])
+    models = {row: f"runs:/{runs[words[row]]}" for row in words}
+    assert script["_table"](models, compared) == (again / "ablation.md").read_text(encoding="utf-8")
 
 
 def test_readme_shows_the_records() -> None:
