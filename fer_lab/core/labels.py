@@ -6,6 +6,7 @@ ICMI 2016, arXiv:1608.01041) gives each face ten votes over eight expressions, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,20 @@ class LabelSet:
     def columns(self) -> tuple[int, ...]:
         """Index of each label in `VOTE_COLUMNS`."""
         return tuple(VOTE_COLUMNS.index(label) for label in self.labels)
+
+    def among(self, probs: npt.NDArray[np.float32], labels: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return what probabilities over more labels say of these: their columns in this order, rows renormalised.
+
+        probs: float32 [N, L] over `labels`, which hold all of `self.labels`. Returns float32 [N, K].
+
+        >>> import numpy as np
+        >>> FIVE.among(np.array([[.125, .375, 0, 0, 0, .5, 0, 0]], np.float32), EIGHT.labels).tolist()
+        [[0.25, 0.75, 0.0, 0.0, 0.0]]
+        """
+        chosen = probs[:, [labels.index(label) for label in self.labels]]
+        total = chosen.sum(axis=1, keepdims=True)
+        shares: npt.NDArray[np.float32] = chosen / np.maximum(total, np.finfo(np.float32).tiny)
+        return shares
 
 
 EIGHT = LabelSet("eight", VOTE_COLUMNS[:8])

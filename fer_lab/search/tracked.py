@@ -137,32 +137,37 @@ def tracked_fit(
 
 
 def teacher_probs(teachers: Sequence[Resolved], config: RunConfig, dataset: FaceDataset) -> npt.NDArray[np.float32] | None:
-    """Return the mean probabilities of teachers for the training split, float32 [n, K], None without teachers."""
+    """Return the mean probabilities of teachers for the training split, float32 [n, K], None without teachers.
+
+    A teacher of more labels than the run's is heard on the run's alone, as the votes are.
+    """
     if not teachers:
         return None
     from fer_lab.backends.session import Predictor
+    from fer_lab.core.labels import protocol
     from fer_lab.measure.host import usable_cores
 
+    wanted = protocol(config.data.protocol).label_set
     faces = dataset.pixels[dataset.indices("train")]
     answers = []
     for resolved in teachers:
         note(f"teacher {resolved.ref_shown}: predicting {len(faces)} training faces")
         runtime = resolved.bundle.runtimes[0] if resolved.bundle.runtimes else "torch"  # a slim bundle has no torch weights
         with Predictor.open(resolved.bundle, runtime, threads=config.train.threads or usable_cores()) as predictor:
-            answers.append(predictor.predict(faces))
+            answers.append(wanted.among(predictor.predict(faces), resolved.bundle.card.labels))
     mean: npt.NDArray[np.float32] = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
 
 
 def resolve_teachers(config: RunConfig, store: Store | None) -> list[Resolved]:
-    """Return the models of `train.teachers`. Raises NotFound for an unknown one, InputError for one with other labels."""
+    """Return the models of `train.teachers`. Raises NotFound for an unknown one, InputError for one that lacks a label."""
     from fer_lab.core.labels import protocol
     from fer_lab.tracking.registry import resolve
 
     labels = protocol(config.data.protocol).label_set.labels
     teachers = [resolve(ref, store) for ref in config.train.teachers]
     for ref, teacher in zip(config.train.teachers, teachers, strict=True):
-        if teacher.bundle.card.labels != labels:
+        if not set(labels) <= set(teacher.bundle.card.labels):
             raise InputError(f"teacher {ref} predicts {', '.join(teacher.bundle.card.labels)}; this run needs {', '.join(labels)}")
     return teachers
 

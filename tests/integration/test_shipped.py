@@ -16,7 +16,9 @@ from fer_lab import demo, register
 from fer_lab.backends.bundle import open_bundle
 from fer_lab.backends.session import Predictor
 from fer_lab.core.config import load_run_config
+from fer_lab.core.errors import InputError
 from fer_lab.live.lookup import shipped_bundle
+from tests import linear_bundle
 
 ROOT = Path(__file__).parents[2]
 MAX_MB = 24
@@ -64,16 +66,27 @@ def test_the_demo_runs_it_when_the_registry_is_empty(home: Path, shipped: Path, 
     assert answer["frames"] > 0
 
 
-def test_it_teaches_without_its_torch_weights(shipped: Path, drawn: Any) -> None:
-    """A slim bundle answers for the training faces in a runtime that it has."""
+@pytest.mark.parametrize(("protocol", "labels"), [("ferplus8", 8), ("ferplus5", 5)])
+def test_it_teaches_without_its_torch_weights(protocol: str, labels: int, shipped: Path, drawn: Any) -> None:
+    """A slim bundle answers for the training faces in a runtime that it has; a run with fewer labels hears it on those."""
     from fer_lab.search.tracked import resolve_teachers, teacher_probs
 
-    config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{shipped}]"])
+    config = load_run_config(None, ["data.dataset=synthetic", f"data.protocol={protocol}", f"train.teachers=[{shipped}]"])
     probs = teacher_probs(resolve_teachers(config, None), config, drawn)
     assert probs is not None
     with Predictor.open(shipped, open_bundle(shipped).runtimes[0]) as predictor:
-        expected = predictor.predict(drawn.pixels[drawn.indices("train")])
+        expected = predictor.predict(drawn.pixels[drawn.indices("train")])[:, :labels]
+    expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probs, expected, atol=1e-3)
+
+
+def test_a_teacher_that_lacks_a_label_is_refused(drawn: Any, tmp_path: Path) -> None:
+    from fer_lab.search.tracked import resolve_teachers
+
+    linear_bundle.write(tmp_path / "five", drawn, runtimes=("openvino",), protocol_name="ferplus5")
+    config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{tmp_path / 'five'}]"])
+    with pytest.raises(InputError, match=r"predicts neutral, .*, anger; this run needs neutral, .*, contempt"):
+        resolve_teachers(config, None)
 
 
 def test_its_training_weights_come_back_out_of_its_ir(shipped: Path, drawn: Any, home: Path) -> None:
