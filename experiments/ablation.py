@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, as `train` takes them")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs that train at a time (default 1)")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: expected 1 or more")
 
     OUT.mkdir(exist_ok=True)
     record = OUT / "runs.json"

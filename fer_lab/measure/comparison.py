@@ -204,7 +204,7 @@ class Comparison:
     @cached_property
     def names(self) -> Mapping[str, str]:
         """A short name of each model for tables and charts, no two alike."""
-        return short_names(row.model for row in self.rows)
+        return short_names({row.model: row.card.get("name", "") for row in self.rows})
 
     def row(self, model: str, runtime: str) -> Row:
         """The row of a model (as named, or its bundle digest) in a runtime. Raises NotFound naming what is there."""
