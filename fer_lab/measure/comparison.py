@@ -23,6 +23,7 @@ from fer_lab.measure.names import short_names
 SCHEMA = 1
 FILE = "comparison.json"
 RARE = 30
+UNNAMED = "run"  # what `core.config.RunConfig` calls a run that was given no name
 """Classes with fewer faces are flagged, never ranked (DESIGN, decision 6)."""
 
 
@@ -154,6 +155,14 @@ class Row:
     dominated_by: str | None = None  # "model · runtime" that is better with confidence on every axis
 
 
+def _run_name(row: Row) -> str:
+    """What the tracking calls the row's run: its configuration's name and seed, of several seeds the name; "" if unnamed."""
+    config = row.card.get("config", {})
+    if config.get("name", UNNAMED) == UNNAMED:
+        return ""
+    return config["name"] if row.seeds else f"{config['name']}-s{config['seed']}"
+
+
 @dataclass(frozen=True)
 class Profile:
     """A latency profile, the host it was taken on, and the noise floor of that measurement."""
@@ -204,7 +213,7 @@ class Comparison:
     @cached_property
     def names(self) -> Mapping[str, str]:
         """A short name of each model for tables and charts, no two alike."""
-        return short_names({row.model: row.card.get("name", "") for row in self.rows})
+        return short_names({row.model: _run_name(row) for row in self.rows})
 
     def row(self, model: str, runtime: str) -> Row:
         """The row of a model (as named, or its bundle digest) in a runtime. Raises NotFound naming what is there."""

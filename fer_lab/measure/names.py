@@ -10,7 +10,7 @@ from pathlib import Path
 def short_names(models: Mapping[str, str]) -> dict[str, str]:
     """Return a short name for each model, no two alike: registry names lose their scheme, runs go by their own name.
 
-    models: from the reference to the name on the model's card. Runs that share a name get eight digits of their ids too.
+    models: from the reference to the name of its run, "" without one. Runs that share a name get eight digits of their ids too.
 
     >>> list(short_names({"models:/fer-ferplus-8/3": "b0", "some/where/net.onnx": "", "runs:/0123456789ab": "b0"}).values())
     ['fer-ferplus-8/3', 'net.onnx', 'b0']

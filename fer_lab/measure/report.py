@@ -163,8 +163,11 @@ def _context(c: Comparison, folder: Path, dataset: FaceDataset | None) -> dict[s
     for row in ranked:
         said = {v.aspect: v for v in c.verdicts_of(row)}
         table.append(
-            {"row": row, "series": number[row.model, row.runtime], "accuracy": said.get("accuracy"), "speed": said.get("latency")}
-        )
+            {
+                "row": row, "series": number[row.model, row.runtime], "accuracy": said.get("accuracy"),
+                "speed": said.get("latency"), "dominator": _dominator(c, row),
+            }
+        )  # fmt: skip
     low = min(row.accuracy_low for row in ranked)
     high = max(row.accuracy_high for row in ranked)
     pad = (high - low) * 0.08 or 0.01
@@ -197,6 +200,13 @@ def _label(c: Comparison, of: Row | Verdict) -> str:
     return f"{c.names[of.model]} · {of.runtime}"
 
 
+def _dominator(c: Comparison, row: Row) -> str | None:
+    if row.dominated_by is None:
+        return None
+    model, _, runtime = row.dominated_by.rpartition(" · ")
+    return f"{c.names[model]} · {runtime}"
+
+
 def _pareto(rows: Sequence[Row], c: Comparison, per: str) -> str | None:
     boxes = []
     for i, row in enumerate(rows):
@@ -207,7 +217,7 @@ def _pareto(rows: Sequence[Row], c: Comparison, per: str) -> str | None:
         boxes.append(
             charts.Box(
                 _label(c, row), interval.value, interval.low, interval.high, row.accuracy, row.accuracy_low, row.accuracy_high,
-                row.size_mb, i, row.on_front, row.dominated_by,
+                row.size_mb, i, row.on_front, _dominator(c, row),
             )
         )  # fmt: skip
     return charts.pareto(boxes, per) if boxes else None
