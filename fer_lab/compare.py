@@ -166,9 +166,12 @@ def _replay(args: argparse.Namespace) -> dict[str, Any]:
 
     extra = {str(path): profiles.read(path) for path in args.profiles}
     folder = _relabelled(args) if args.dataset else args.replay
-    pictures = record.read_plan(folder).pictures and not args.no_faces
+    plan = record.read_plan(folder)
+    profiles.check(extra, {(row.digest, row.runtime) for row in plan.rows})
+    pictures = plan.pictures and not args.no_faces
     with record.held(folder):
-        comparison = derive.derive(folder, extra)
+        profiles.keep(extra.values(), folder / record.PROFILES)
+        comparison = derive.derive(folder)
         _publish(comparison, folder, _dataset_of(comparison) if pictures else None)
         comparison.write(folder)
     return _finish(comparison, folder, store=None)
@@ -236,7 +239,8 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         candidates, dataset, request, home=home, out=args.out, reference=reference, count_look=count_look, extra=extra,
         publish=publish, progress=console.note,
     )  # fmt: skip
-    return _finish(comparison, folder, store=None if args.no_log else entrants.store)
+    in_office = (candidates[reference].shown, shipped) if shipped is not None else None
+    return _finish(comparison, folder, store=None if args.no_log else entrants.store, in_office=in_office)
 
 
 def _publish(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> None:
@@ -247,8 +251,8 @@ def _publish(comparison: Comparison, folder: Path, dataset: FaceDataset | None) 
     report.write(comparison, folder, dataset)
 
 
-def _finish(comparison: Comparison, folder: Path, store: Store | None) -> dict[str, Any]:
-    """Log and show a comparison whose files lie in `folder`."""
+def _finish(comparison: Comparison, folder: Path, store: Store | None, in_office: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Log and show a comparison whose files lie in `folder`; `in_office` is the champion that took part, and its runtime."""
     from fer_lab.measure import paper, report
 
     run_id = None
@@ -264,7 +268,7 @@ def _finish(comparison: Comparison, folder: Path, store: Store | None) -> dict[s
     advice = report.recommend(comparison)
     _show(comparison, advice.headline)
     console.say(f"report: {page}")
-    console.next_command(_next(comparison, advice.row, folder, logged=run_id is not None))
+    console.next_command(_next(comparison, advice.row, folder, logged=run_id is not None, in_office=in_office))
     return {
         "id": comparison.id, "dataset": comparison.dataset, "label_source": comparison.label_source,
         "protocol": comparison.protocol, "split": comparison.split, "n": comparison.n,
@@ -324,7 +328,7 @@ def _show(comparison: Comparison, headline: str) -> None:
     if comparison.noise_floor is not None:
         console.say(f"A/A noise floor of the latency: {comparison.noise_floor:.1%}")
     if comparison.split == "test":
-        counted = "not counted: no registry took part" if comparison.looks is None else str(comparison.looks)
+        counted = "not counted: no registered model took part" if comparison.looks is None else str(comparison.looks)
         console.say(f"looks at the test split: {counted}")
     for note in comparison.notes:
         console.say(f"note: {note}")
@@ -338,13 +342,13 @@ def _recall(row: Row) -> str:
     return f"{shown} ({row.macro_recall_low * 100:.0f}–{row.macro_recall_high * 100:.0f})"
 
 
-def _next(comparison: Comparison, row: Row, folder: Path, *, logged: bool) -> str:
-    """Promote the recommended row where its gates can pass: one bundle on the test split; else read the report."""
+def _next(comparison: Comparison, row: Row, folder: Path, *, logged: bool, in_office: tuple[str, str] | None = None) -> str:
+    """Promote the recommended row where its gates can pass: one bundle on the test split, not champion yet; else the report."""
     from fer_lab.data import faces
     from fer_lab.gates import evidence
     from fer_lab.measure import report
 
-    if row.foreign or row.seeds or comparison.split != "test":
+    if row.foreign or row.seeds or comparison.split != "test" or (row.model, row.runtime) == in_office:
         return f"open {folder / report.FILE}"
     known = logged or folder.resolve().parent == evidence.folder_of(faces.home()).resolve()  # else promote finds it by path only
     return f"python -m fer_lab.promote {row.model} --runtime {row.runtime} --comparison {comparison.id if known else folder}"

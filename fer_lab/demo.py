@@ -120,7 +120,7 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
         )  # fmt: skip
         identity = lookup.identity()
         if identity is not None:
-            watcher = Watcher(models, identity, lambda: lookup.named(lookup.reference), first=identity())
+            watcher = Watcher(models, identity, lambda: lookup.named(lookup.reference), first=lookup.opened)
         if view == "web":
             return _serve(args, models, finders, settings, pipeline, outputs)
         assert pipeline is not None

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -140,7 +141,10 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
         raise Refused(f"{shown} is not promoted: " + " · ".join(result["reasons"]), result=result)
     if args.dry_run or version is None:
         console.say(f"{shown} would become @champion of {name} in {runtime}; nothing was changed")
-        console.next_command(f"python -m fer_lab.promote {shown} --runtime {runtime} --comparison {comparison.id}")
+        again = ["--runtime", runtime, "--comparison", args.comparison or comparison.id]
+        for option, given in (("--policy", args.policy), ("--expect", args.expect)):
+            again += [option, str(given)] if given is not None else []
+        console.next_command(f"python -m fer_lab.promote {shlex.join([shown, *map(str, again)])}")
         return result | {"would_promote": True}
     entry = _ledger(store, name).promote(version, **record)
     console.say(f"{shown} is @champion in {runtime} (ledger entry {entry.n}); previous: {_said(champion)}")
@@ -280,7 +284,7 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
     from fer_lab.data import faces
     from fer_lab.measure.conduct import Request, conduct
     from fer_lab.tracking import registry
-    from fer_lab.tracking.entrants import candidate_of
+    from fer_lab.tracking.entrants import candidate_of, count_look
 
     lacking = runtime.partition(":")[0] not in resolved.bundle.runtimes
     if not write:
@@ -313,14 +317,13 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
     shipped = champion.runtime if champion else None
     wanted = tuple(dict.fromkeys(each for each in (shipped, runtime) if each))
     shared = all(each.partition(":")[0] in candidate.runtimes for each in wanted for candidate in candidates)
-    ledger = _ledger(store, name)
     request = Request(
         protocol=card.protocol, runtimes=wanted if shared else None,  # else one lacks one of them: each in all it holds
         batches=(1,), robustness=False, end_to_end=False, cold_start=False, reference_runtime=shipped,
     )  # fmt: skip
     comparison, folder = conduct(
         candidates, dataset, request, home=store.home, progress=console.note,
-        count_look=lambda identity: ledger.count_look(card.backbone, dataset.fingerprint, identity),
+        count_look=lambda identity: count_look(store, candidates, dataset, identity),
     )  # fmt: skip
     console.note(f"evidence: {folder}; its report: python -m fer_lab.compare --replay {folder}")
     return resolved, version, comparison

@@ -43,6 +43,10 @@ class NotFound(InputError):
     """A file, model, alias, dataset or run that was named does not exist."""
 
 
+class Unreachable(InputError):
+    """The tracking server does not answer."""
+
+
 class MissingPart(InputError):
     """A library is not installed; the message names the extra that brings it."""
 

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt
 from fer_lab.core.config import Section
 from fer_lab.core.types import GateVerdict, Verdict
 from fer_lab.gates.gate import Gate, is_number, percent, points, verdict_of, verdicts_under
+from fer_lab.measure.comparison import RARE
 
 if TYPE_CHECKING:
     from fer_lab.measure.comparison import Comparison, Row
@@ -94,7 +95,7 @@ class ConfirmedParams(Section):
     """How much a part of the faces may lose before a confirmed loss refuses."""
 
     max_drop: float = Field(0.0, ge=0, lt=1, description="as a fraction; refused when the upper bound is below −max_drop")
-    min_faces: PositiveInt = Field(50, description="smaller parts are never judged")
+    min_faces: int = Field(50, ge=RARE, description="smaller parts are never judged; rare ones have no corrected bound")
 
 
 def _confirmed(gate: str, kind: str, verdicts: list[Verdict], expected: bool, params: ConfirmedParams) -> GateVerdict:

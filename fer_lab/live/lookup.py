@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from fer_lab.backends.bundle import MANIFEST, Bundle
 from fer_lab.backends.session import Predictor
-from fer_lab.core.errors import FerLabError, NotFound
+from fer_lab.core.errors import FerLabError, NotFound, Unreachable
 from fer_lab.live.models import Named
 
 CHAMPIONS = ("models:/fer-ferplus-8@champion", "models:/fer-ferplus-5@champion")
@@ -41,6 +42,10 @@ class Lookup:
 
     def __init__(self, registry: Registry, runtime: str | None, threads: int) -> None:
         self.reference = ""
+        self.opened: tuple[int | None, str | None] = (
+            None,
+            None,
+        )  # version and promoted runtime, as `identity` says
         self._registry = registry
         self._runtime = runtime
         self._threads = threads
@@ -51,11 +56,16 @@ class Lookup:
         if named:
             return self._remember(named)
         asked = []
+        outage: Unreachable | None = None
         for candidate in CHAMPIONS if self._registry.exists() else ():
             try:
                 return self._remember(candidate)
             except NotFound as error:
                 asked.append(str(error))
+            except Unreachable as error:  # not in the cache; the next one may be
+                outage = outage or error
+        if outage is not None:
+            raise outage
         shipped = shipped_bundle()
         if shipped is not None:
             return self._remember(str(shipped))
@@ -63,10 +73,7 @@ class Lookup:
 
     def named(self, reference: str) -> Named:
         """Open one model."""
-        bundle, name, version = self._registry.resolve(reference)
-        runtime = self._choose(bundle, name, version)
-        predictor = Predictor.open(bundle, runtime, threads=self._threads)
-        return Named(name or bundle.card.name, version, predictor)
+        return self._open(reference)[0]
 
     def identity(self) -> Callable[[], object] | None:
         """A cheap look at the version behind the champion's alias, or None when it was not named by an alias."""
@@ -79,25 +86,30 @@ class Lookup:
             version = self._registry.version_of(name, alias)
             if version is None:
                 raise NotFound(f"{name} has no alias @{alias} any more")
-            return version, self._registry.promoted_runtime(name, version)
+            return version, None if self._runtime is not None else self._registry.promoted_runtime(name, version)
 
         return look
 
     def _remember(self, reference: str) -> Named:
-        opened = self.named(reference)
-        self.reference = reference
+        opened, promoted = self._open(reference)
+        self.reference, self.opened = reference, (opened.version, promoted)
         return opened
 
-    def _choose(self, bundle: Bundle, name: str | None, version: int | None) -> str:
+    def _open(self, reference: str) -> tuple[Named, str | None]:
+        """The model, and the runtime it was promoted in, which is read only when none was asked for."""
+        bundle, name, version = self._registry.resolve(reference)
+        promoted = None
+        if self._runtime is None and name is not None and version is not None:
+            with suppress(FerLabError):  # offline: the cached bundle still says what it holds
+                promoted = self._registry.promoted_runtime(name, version)
+        predictor = Predictor.open(bundle, self._choose(bundle, promoted), threads=self._threads)
+        return Named(name or bundle.card.name, version, predictor), promoted
+
+    def _choose(self, bundle: Bundle, promoted: str | None) -> str:
         if self._runtime is not None:
             return self._runtime
-        if name is not None and version is not None:
-            try:
-                promoted = self._registry.promoted_runtime(name, version)
-            except FerLabError:  # offline: the cached bundle still says what it holds
-                promoted = None
-            if promoted and promoted.partition(":")[0] in bundle.runtimes:
-                return promoted
+        if promoted and promoted.partition(":")[0] in bundle.runtimes:
+            return promoted
         for runtime in LIGHT_FIRST:
             if runtime in bundle.runtimes:
                 return runtime

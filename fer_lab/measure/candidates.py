@@ -36,8 +36,10 @@ class Candidate:
 
     @property
     def identity(self) -> str:
-        """The bundle's digest; of several seeds, all of theirs."""
-        return "+".join(seed.bundle.digest for seed in self.seeds) or self.bundle.digest
+        """The bundle's digest and its signer, for a signed copy is another candidate; of several seeds, all of theirs."""
+        if self.seeds:
+            return "+".join(seed.identity for seed in self.seeds)
+        return self.bundle.digest if self.bundle.signed_by is None else f"{self.bundle.digest} signed by {self.bundle.signed_by}"
 
     def digest(self, runtime: str) -> str:
         """Identity of the artifact that this runtime reads."""

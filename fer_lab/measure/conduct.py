@@ -94,7 +94,8 @@ def conduct(
         _ask_all(entries, dataset, plan, folder, progress)
         if request.timed:
             _time(entries, plan, folder, request, progress)
-        comparison = derive.derive(folder, extra)
+        profiles.keep(extra.values(), folder / record.PROFILES)
+        comparison = derive.derive(folder)
         publish(comparison, folder)
         comparison.write(folder)
     return comparison, folder

@@ -20,11 +20,10 @@ LEVELS = {corruption.name: (0.0, *corruption.levels) for corruption in corruptio
 UNITS = {corruption.name: corruption.unit for corruption in corruptions.CORRUPTIONS}
 
 
-def derive(folder: Path, extra: Mapping[str, profiles.Profiles]) -> Comparison:
-    """Return the comparison whose parts lie in `folder`; `extra` are latency profiles measured on other hosts, by file.
+def derive(folder: Path) -> Comparison:
+    """Return the comparison whose parts lie in `folder`, with the latency profiles that other hosts gave it (`profiles.keep`).
 
-    Raises NotFound when a part is missing (the comparison was not finished), InputError when one does not fit, also when
-    profiles are of other artifacts.
+    Raises NotFound when a part is missing (the comparison was not finished), InputError when one does not fit.
     """
     plan = record.read_plan(folder)
     faces = record.read_faces(folder)
@@ -37,9 +36,9 @@ def derive(folder: Path, extra: Mapping[str, profiles.Profiles]) -> Comparison:
                 )
     latency_file = folder / record.LATENCY
     artifacts = {(row.digest, row.runtime) for row in plan.rows}
-    profiles.check(extra, artifacts)
-    # The figures of a row come from the target machine when there is one, else from this one.
-    sources = [*extra.values(), *([profiles.read(latency_file)] if latency_file.is_file() else [])]
+    # The figures of a row come from the target machine when there is one, the newest first, else from this one.
+    given = [profiles.read(path) for path in sorted((folder / record.PROFILES).glob("*.json"), reverse=True)]
+    sources = [*given, *([profiles.read(latency_file)] if latency_file.is_file() else [])]
     shown = next((source for source in sources if source.artifacts & artifacts), None)
     evaluations = [_median_run(plan, row, faces, answer) for row, answer in zip(plan.rows, answers, strict=True)]
     masks = verdicts.masks(evaluations[0], faces.slices)

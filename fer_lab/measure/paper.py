@@ -137,10 +137,10 @@ def methods(comparison: Comparison) -> str:
         f"{ECE_BINS} equal-width bins of the top probability{_perfect(c)}; KL and Jensen–Shannon "
         f"divergence to the vote distribution in nats.",
         f"**Verdicts** are against {c.names[c.reference_model]} · {c.reference_runtime}. Accuracy is primary: McNemar's exact test "
-        f"at 5 % on the same faces decides better or worse; else non-inferior when the 95 % paired score interval lies above −{c.margin * 100:g} "
-        "points; else undecided. Brier score (paired bootstrap over faces), classes and slices with at least 30 faces, and "
-        "latency are "
-        "secondary, Holm-corrected together per candidate; their intervals are at the level at which Holm judged them.",
+        f"at 5 % on the same faces decides better or worse; else non-inferior when the 95 % paired score interval lies above "
+        f"−{c.margin * 100:g} points; else undecided. Brier score (paired bootstrap over faces), classes and slices with at least "
+        "30 faces, and latency are secondary, Holm-corrected together per candidate; their intervals are at the level at which "
+        "Holm judged them.",
     ]
     timed = timing(c)
     if timed is not None:

@@ -7,7 +7,8 @@ python -m fer_lab.compare models:/fer-ferplus-8/4 --profiles edge.json  (accurac
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -115,6 +116,12 @@ def check(extra: Mapping[str, Profiles], artifacts: AbstractSet[tuple[str, str]]
             )
 
 
+def keep(given: Iterable[Profiles], folder: Path) -> None:
+    """Write profiles of other hosts below `folder`, by date and host: with the record, not only in the call that named them."""
+    for one in given:
+        one.write(folder / f"{re.sub(r'[^0-9TZ]', '', one.created)}-{one.host.name}.json")
+
+
 def take(
     entrants: Sequence[Entrant],
     *,
@@ -136,7 +143,6 @@ def take(
     """
     host = this_host()
     groups = list(done.groups) if done else []
-    colds: dict[int, tuple[float, float, float | None]] = {}
     specs = [(t, b, False) for t in threads for b in batches] + ([(threads[0], 1, True)] if with_end_to_end else [])
     for count, batch, end_to_end in specs:
         if any((g.threads, g.batch, g.end_to_end) == (count, batch, end_to_end) for g in groups):
@@ -153,10 +159,9 @@ def take(
         ]  # fmt: skip
         measured = latency.measure_with_control(timed, budget)
         own = list(measured.profiles)
-        if cold is not None and batch == batches[0] and not end_to_end and count == threads[0]:
-            for i, entrant in enumerate(entrants):
-                colds[i] = cold(entrant, count)
-                load_ms, first_ms, memory = colds[i]
+        if cold is not None and batch == (1 if 1 in batches else batches[0]) and not end_to_end and count == threads[0]:
+            for i, entrant in enumerate(entrants):  # in the group that stands for the host, see Profiles.group
+                load_ms, first_ms, memory = cold(entrant, count)
                 own[i] = replace(own[i], load_ms=load_ms, first_call_ms=first_ms, peak_memory_mb=memory)
         groups.append(
             Group(

@@ -30,7 +30,7 @@ from fer_lab.data.faces import DAMAGED_NPZ
 from fer_lab.measure.comparison import FILE, Audit, write_atomically
 
 SCHEMA = 1
-PLAN, FACES, ROWS, LATENCY, LOCK = "plan.json", "faces.npz", "rows", "latency.json", ".lock"
+PLAN, FACES, ROWS, LATENCY, PROFILES, LOCK = "plan.json", "faces.npz", "rows", "latency.json", "profiles", ".lock"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, copytree
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,8 @@ def relabel(folder: Path, measured: FaceDataset, other: FaceDataset, out: Path, 
         record.write_answers(out, plan, index, answer)
     if (folder / record.LATENCY).is_file():
         copyfile(folder / record.LATENCY, out / record.LATENCY)
+    if (folder / record.PROFILES).is_dir():
+        copytree(folder / record.PROFILES, out / record.PROFILES, dirs_exist_ok=True)
 
 
 def _same_faces(measured: FaceDataset, other: FaceDataset, rows: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:

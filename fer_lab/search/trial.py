@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fer_lab.core.config import RunConfig, run_config_of
 from fer_lab.core.console import note
-from fer_lab.core.errors import FerLabError, InputError, Interrupted
+from fer_lab.core.errors import FerLabError, InputError, Interrupted, Unreachable
 from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost
 from fer_lab.search.space import finite, starting_point
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep, ask, optuna_study, study_curve, tell
-from fer_lab.tracking.address import Unreachable
 
 if TYPE_CHECKING:
     import optuna

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import socket
@@ -10,13 +11,9 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from fer_lab.core.errors import InputError
+from fer_lab.core.errors import InputError, Unreachable
 
 REACH_S = 3.0  # how long a server may take to say that it is there
-
-
-class Unreachable(InputError):
-    """The tracking server does not answer."""
 
 
 def redact(text: str) -> str:
@@ -85,7 +82,7 @@ def check_reachable(uri: str) -> None:
                 ) from None
             if error.code >= 500:
                 raise Unreachable(f"the tracking server {redact(uri)} answers {error.code}. Is it up?") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # the last: somebody answers who is no web server
             reason = getattr(error, "reason", error)
             raise Unreachable(
                 f"the tracking server {redact(uri)} does not answer ({reason}). "

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fer_lab.core.console import note
-from fer_lab.core.errors import FerLabError, NotFound
+from fer_lab.core.errors import FerLabError, NotFound, Unreachable
 from fer_lab.gates import evidence
 from fer_lab.measure.comparison import FILE, Comparison
-from fer_lab.tracking.address import Unreachable
 from fer_lab.tracking.store import Store
 
 EXPERIMENT = "fer-comparisons"

@@ -61,16 +61,27 @@ class Entrants:
         return runtime if version == candidate.version else None
 
     def count_look(self, candidates: Sequence[Candidate], dataset: FaceDataset, identity: str) -> int | None:
-        """Enter this look at the test split in the ledger of every registered name that takes part; None without one."""
-        named = {c.name: c for c in candidates if c.name is not None}
-        if not named or self.store is None:
-            return None
-        counts = []
-        for name in named:
-            ledger = Ledger(self.store, name)
-            families = {c.bundle.card.backbone for c in candidates if c.name == name}
-            counts += [ledger.count_look(family, dataset.fingerprint, identity) for family in sorted(families)]
-        return max(counts)
+        """Enter this look at the test split, see `count_look`; None when only paths take part."""
+        return None if self.store is None else count_look(self.store, candidates, dataset, identity)
+
+
+def count_look(store: Store, candidates: Sequence[Candidate], dataset: FaceDataset, identity: str) -> int | None:
+    """Enter a look at the test split, for each backbone, in the ledger of every registered name that takes part.
+
+    A run counts under the name that its model is registered by, once there is one. Returns the most looks of any of them, this
+    one included, or None when no registered name takes part.
+    """
+    families = {(name, c.bundle.card.backbone) for c in candidates if (name := _registered_name(store, c)) is not None}
+    return max(
+        (Ledger(store, name).count_look(family, dataset.fingerprint, identity) for name, family in sorted(families)), default=None
+    )
+
+
+def _registered_name(store: Store, candidate: Candidate) -> str | None:
+    if candidate.name is not None or not candidate.shown.startswith("runs:/"):
+        return candidate.name
+    name = registry.model_name(candidate.bundle.card)
+    return name if registry.versions(store, name) else None
 
 
 def candidate_of(resolved: Resolved) -> Candidate:

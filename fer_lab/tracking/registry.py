@@ -22,9 +22,8 @@ from typing import Any
 
 from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, open_trusted, sha256_of
 from fer_lab.core.console import note
-from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, nearest
+from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, Unreachable, nearest
 from fer_lab.data import faces
-from fer_lab.tracking.address import Unreachable
 from fer_lab.tracking.failures import is_locked_out, is_outage
 from fer_lab.tracking.pyfunc import BUNDLE_PATH, write_model_folder
 from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, open_store
@@ -304,15 +303,19 @@ def _resolve_offline(ref: str, cache: Path, error: Unreachable) -> Resolved:
 
 
 def _cached(folder: Path, digest: str, signer: str | None) -> Bundle | None:
-    """The cached bundle when it is whole, the right one and signed as it was; a copy that is not is removed."""
+    """The cached bundle when it is whole, the right one and signed as it was; a copy that is not is removed.
+
+    Raises what `open_trusted` raises when only the demanded signature is another: that is no damage, and the copy stays.
+    """
     if not folder.is_dir():
         return None
     try:
-        bundle = open_trusted(folder)
-        if (bundle.digest, bundle.signed_by) == (digest, signer):
-            return bundle
+        bundle = open_bundle(folder)
+        whole = (bundle.digest, bundle.signed_by) == (digest, signer)
     except (InputError, IntegrityError):
-        pass
+        whole = False
+    if whole:
+        return open_trusted(folder)
     note(f"note: the copy in {folder} is damaged; fetching it again")
     shutil.rmtree(folder)
     return None

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from fer_lab.core.console import note
-from fer_lab.core.errors import FerLabError, InputError, NotFound
+from fer_lab.core.errors import FerLabError, InputError, NotFound, Unreachable
 from fer_lab.data import faces
-from fer_lab.tracking.address import Unreachable, check_reachable, redact, sqlite_path, store_uri
+from fer_lab.tracking.address import check_reachable, redact, sqlite_path, store_uri
 from fer_lab.tracking.database import initialise
 from fer_lab.tracking.failures import LIBRARIES, is_outage, library_of, said
 from fer_lab.tracking.importing import importing

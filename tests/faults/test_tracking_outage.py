@@ -21,6 +21,7 @@ from tiny_backbone import register_tiny
 from tracking_store import free_port, mlflow_server
 
 from fer_lab.core.config import SweepConfig, load_run_config
+from fer_lab.core.errors import Unreachable
 from fer_lab.data.faces import FaceDataset
 from fer_lab.search.stop import Stop
 from fer_lab.search.storage import open_storage
@@ -29,7 +30,6 @@ from fer_lab.search.tracked import tracked_fit
 from fer_lab.search.trainer import trainer
 from fer_lab.search.trial import Train, Trained
 from fer_lab.search.worker import work
-from fer_lab.tracking.address import Unreachable
 from fer_lab.tracking.run import Run
 from fer_lab.tracking.spool import waiting
 from fer_lab.tracking.store import open_store

@@ -358,6 +358,8 @@ def test_next_is_a_command_that_can_work(home):
     row = comparison.rows[1]
     promote = f"python -m fer_lab.promote {row.model} --runtime openvino --comparison"
     seeds = comparisons.Seeds(("runs:/1", "runs:/2"), (0.8, 0.9), 0.85, 0.07, 0.2, 1.0)
+    champion = (row.model, "openvino")
+    assert compare._next(comparison, row, home / "out", logged=True, in_office=champion) == f"open {home / 'out' / 'report.html'}"
     for change, split, folder, logged, expected in (
         ({}, "test", home / "comparisons" / "c1", False, f"{promote} c1"),
         ({}, "test", home / "out", False, f"{promote} {home / 'out'}"),
@@ -389,6 +391,9 @@ def test_latency_only_needs_the_core_install_and_joins_by_digest(lab, capsys):
     assert {row["host"] for row in result["rows"]} == {edge.host.name}
     assert all(row["p50_ms"] > 0 for row in result["rows"])
     assert {v["model"] for v in result["verdicts"] if v["aspect"] == "latency"} == {"a", "b"}
+    (lab / "edge.json").unlink()
+    code, again, _ = run(capsys, "--replay", result["folder"])  # the record keeps the profiles
+    assert (code, again["rows"], again["verdicts"]) == (0, result["rows"], result["verdicts"])
 
 
 def test_latency_is_measured_with_a_control_and_robustness_once_per_model(lab, capsys):

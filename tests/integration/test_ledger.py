@@ -9,13 +9,15 @@ import signal
 import sqlite3
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from tracking_store import fresh_store, tiny_bundle, together
 
-from fer_lab.backends.bundle import write_manifest
+from fer_lab.backends.bundle import open_bundle, write_manifest
 from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound
 from fer_lab.tracking import registry
 from fer_lab.tracking.ledger import ENTRY_TAG, RUNTIME_TAG, Ledger
@@ -154,6 +156,23 @@ def test_looks_at_the_test_split_are_counted_once_per_comparison(ledger: Ledger)
     assert ledger.count_look("foreign", "f1", "c2") == 1
     assert ledger.count_look("fer-synthetic-8", "f2", "c3") == 1
     assert (ledger.looks("fer-synthetic-8"), ledger.looks(fingerprint="f1"), ledger.looks()) == (3, 3, 4)
+
+
+def test_every_registered_name_that_looks_is_counted(store: Store, tmp_path: Path) -> None:
+    """Champion and challenger of two families, a run under its model's name; not a path, nor a name that has no model."""
+    from fer_lab.measure.candidates import Candidate
+    from fer_lab.tracking.entrants import count_look
+
+    faces: Any = SimpleNamespace(fingerprint="f1")
+    small, large = (open_bundle(tiny_bundle(tmp_path / name, backbone=name)) for name in ("small", "large"))
+    unknown = open_bundle(tiny_bundle(tmp_path / "unknown", label_source="elsewhere"))
+    run, path = Candidate("runs:/0123", small, run_id="0123"), Candidate("folder", small, run_id="0123")
+    nameless = Candidate("runs:/4567", unknown, run_id="4567")
+    assert count_look(store, [path, nameless], faces, "c0") is None
+    assert count_look(store, [run, path, nameless], faces, "c1") == 1
+    assert count_look(store, [Candidate("models:/x/1", small, NAME, 1), Candidate("models:/x/2", large, NAME, 2)], faces, "c2") == 2
+    ledger = Ledger(store, NAME)
+    assert (ledger.looks("small"), ledger.looks("large")) == (2, 1)
 
 
 def test_a_changed_or_lost_entry_breaks_the_chain(ledger: Ledger, home: Path) -> None:

@@ -367,6 +367,44 @@ def test_the_champion_changes_its_runtime_and_changes_it_back(root: Path, capsys
     assert promoted("openvino")[2].endswith(f"models:/{NAME}/1 already is the champion in openvino; nothing was changed\n")
 
 
+def test_a_signed_copy_of_the_champion_takes_its_place(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same files under a signature are another candidate: measured beside the unsigned one, judged, promoted."""
+    import tiny_bundle
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    from fer_lab import register
+    from fer_lab.data.synthetic import draw
+    from fer_lab.gates import evidence as found
+
+    faces = draw(1200, seed=3)
+    faces.save(root / "data" / "synthetic")
+    bundle = tiny_bundle.write(root / "bundle", ["openvino"], fingerprint=faces.fingerprint)
+    policy = root / "policy.yaml"
+    policy.write_text("runtime: openvino\ngates: {evidence: {}, not_worse: {margin: 0.1}}\nfirst_promotion: {evidence: {}}\n")
+    assert run(capsys, str(bundle), "--policy", str(policy))[0] == 0
+    key = root / "key.pem"
+    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key.chmod(0o600)
+    assert register.main([f"models:/{NAME}/1", "--sign", str(key)]) == 0
+    capsys.readouterr()
+    code, result, err = run(capsys, f"models:/{NAME}/2", "--policy", str(policy))
+    assert (code, result["version"], result["previous"]) == (0, 2, 1), err
+    rows = found.read(result["comparison"], root).rows
+    assert [(row.model, row.signed_by is None) for row in rows] == [(f"models:/{NAME}/1", True), (f"models:/{NAME}/2", False)]
+
+
+def test_the_next_command_of_a_dry_run_asks_the_same_gates(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Policy and expectation again: without them it would promote under another policy."""
+    store_bundle = make_bundle(root / "bundle", "a")
+    evidence(root, store_bundle)
+    given = ["--policy", lenient(root), "--comparison", str(root / "comparisons" / "c1"), "--expect", "none", "--dry-run"]
+    assert promote.main([str(store_bundle.folder), *given]) == 0
+    out = capsys.readouterr().out
+    said = next(line for line in out.splitlines() if line.startswith("next: "))
+    assert f"--comparison {root / 'comparisons' / 'c1'} --policy {root / 'policy.yaml'} --expect none" in said
+
+
 @pytest.mark.slow
 def test_without_the_runtime_it_exports_first(
     root: Path, capsys: pytest.CaptureFixture[str], trained_bundle: Path, drawn: Any

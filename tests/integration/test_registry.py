@@ -9,13 +9,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from gate_records import SIGNER
 from tracking_store import LABELS, closed_door, fresh_store, tiny_bundle, together
 
 from fer_lab import register as verb
 from fer_lab.backends.bundle import write_manifest
-from fer_lab.core.errors import FerLabError, InputError, IntegrityError, NotFound
+from fer_lab.core.errors import FerLabError, InputError, IntegrityError, NotFound, Unreachable
 from fer_lab.tracking import registry
-from fer_lab.tracking.address import Unreachable
 from fer_lab.tracking.registry import aliases, model_name, register, resolve, set_alias, versions
 from fer_lab.tracking.store import open_store
 
@@ -184,6 +184,12 @@ def test_the_last_bundle_serves_when_the_registry_is_away(
     assert "using the copy of models:/fer-synthetic-8@champion fetched earlier (version 1)" in capsys.readouterr().err
     with pytest.raises(Unreachable):
         resolve(f"models:/{NAME}@challenger")
+    for demanded, error in (("oops", InputError), (SIGNER, IntegrityError)):  # neither is damage of the copy
+        monkeypatch.setenv("FER_LAB_SIGNED_BY", demanded)
+        with pytest.raises(error, match=r"oops|is not signed"):
+            resolve(f"models:/{NAME}@champion")
+    monkeypatch.delenv("FER_LAB_SIGNED_BY")
+    assert resolve(f"models:/{NAME}@champion").version == 1
     (offline.bundle.folder / "weights.safetensors").write_bytes(b"x")
     with pytest.raises(Unreachable):
         resolve(f"models:/{NAME}@champion")

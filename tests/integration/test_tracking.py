@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import requests
 from mlflow.utils.rest_utils import augmented_raise_for_status, verify_rest_response
 from tracking_store import closed_door, free_port, fresh_store, tiny_bundle, together
 
-from fer_lab.core.errors import InputError, NotFound
-from fer_lab.tracking.address import Unreachable, store_uri
+from fer_lab.core.errors import InputError, NotFound, Unreachable
+from fer_lab.tracking.address import store_uri
 from fer_lab.tracking.run import Run
 from fer_lab.tracking.spool import Spool, waiting
 from fer_lab.tracking.store import Store, newest_study, open_store
@@ -297,6 +298,24 @@ def test_a_server_that_is_away_is_an_error_within_seconds(kind: str, home: Path,
     assert "s3cret" not in str(caught.value)
     assert "ann:***@" in str(caught.value)
     assert not (home / "mlruns" / "mlflow.db").exists()
+
+
+def test_somebody_else_at_the_servers_port_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSH speaks first, and not HTTP."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        def greet() -> None:
+            caller, _ = other.accept()
+            with caller:
+                caller.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+                caller.recv(4096)
+
+        threading.Thread(target=greet, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(Unreachable, match=r"does not answer \(SSH-2.0"):
+            open_store(home)
 
 
 def test_a_database_that_is_away_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gate_records import good_comparison, verdict
 
+from fer_lab.core.errors import InputError
 from fer_lab.gates.policy import parse, run
 from fer_lab.measure.comparison import Comparison, Share
 
@@ -78,6 +79,12 @@ def test_better_passes_though_the_interval_is_wide() -> None:
     """Better and worse win over the margin."""
     assert gates_of(with_verdict("accuracy", -0.016, 0.05, 300, "better"))["not_worse"]
     assert not gates_of(with_verdict("accuracy", -0.016, 0.05, 300))["not_worse"]
+
+
+def test_a_rare_class_cannot_refuse() -> None:
+    """Below 30 faces no bound is corrected: a policy that would judge there is refused."""
+    with pytest.raises(InputError, match="greater than or equal to 30"):
+        parse({"gates": {"classes": {"min_faces": 10}}, "first_promotion": {"size": {}}})
 
 
 def test_a_refused_measurement_says_what_about_it() -> None:

@@ -13,7 +13,7 @@ import pytest
 from live_bundle import write
 
 from fer_lab.backends.session import Predictor
-from fer_lab.core.errors import FerLabError, InputError, IntegrityError, NotFound
+from fer_lab.core.errors import FerLabError, InputError, IntegrityError, NotFound, Unreachable
 from fer_lab.live.frames import Found
 from fer_lab.live.lookup import Lookup
 from fer_lab.live.models import Models, Named, Watcher
@@ -201,11 +201,39 @@ def test_the_champion_for_real_faces_is_taken_and_a_synthetic_one_never(tmp_path
     assert lookup.champion(None).shown == "fer-ferplus-8 v7"
     identity = lookup.identity()
     assert identity is not None
-    assert identity() == (7, "openvino")
+    assert identity() == lookup.opened == (7, "openvino")
     with pytest.raises(NotFound, match=r"name it to use it: .* models:/fer-synthetic-8@champion"):
         Lookup(FakeRegistry({"fer-synthetic-8": (folder, 1, None)}), None, 1).champion(None)
     with pytest.raises(NotFound, match=r"fer_lab\.sweep"):
         Lookup(FakeRegistry({}), None, 1).champion(None)
+
+
+class Away(FakeRegistry):
+    """The tracking server does not answer; the models lie in the cache."""
+
+    def resolve(self, reference: str):  # type: ignore[no-untyped-def]
+        """From the cache, which lacks what is not there."""
+        try:
+            return super().resolve(reference)
+        except NotFound:
+            raise Unreachable("the tracking server does not answer") from None
+
+    def promoted_runtime(self, name: str, version: int) -> str | None:
+        """Nobody answers."""
+        raise Unreachable("the tracking server does not answer")
+
+    version_of = promoted_runtime  # type: ignore[assignment]
+
+
+def test_a_demo_starts_from_the_cache_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever champion lies there. Once the server answers, the watcher hears of the promoted runtime; else it is an outage."""
+    monkeypatch.delenv("FER_LAB_MODEL", raising=False)
+    five = {"fer-ferplus-5": (write(tmp_path / "bundle"), 4, "openvino")}
+    lookup = Lookup(Away(five), None, 1)
+    assert lookup.champion(None).shown == "fer-ferplus-5 v4"
+    assert lookup.opened == (4, None)
+    with pytest.raises(Unreachable):
+        Lookup(Away({}), None, 1).champion(None)
 
 
 def test_the_environment_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

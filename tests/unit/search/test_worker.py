@@ -15,7 +15,7 @@ import pytest
 
 from fer_lab.backends.bundle import Card, write_manifest
 from fer_lab.core.config import Dimension, RunConfig, SweepConfig, with_values
-from fer_lab.core.errors import Conflict, Interrupted
+from fer_lab.core.errors import Conflict, Interrupted, Unreachable
 from fer_lab.data.faces import FaceDataset
 from fer_lab.search.confirm import pareto
 from fer_lab.search.leases import LeaseLost
@@ -25,7 +25,6 @@ from fer_lab.search.study import Sweep, open_sweep, optuna_study
 from fer_lab.search.trial import Trained, failure_reason
 from fer_lab.search.worker import stored_result, work
 from fer_lab.tracking import registry
-from fer_lab.tracking.address import Unreachable
 from fer_lab.tracking.store import Store, open_store
 
 CONFIG = SweepConfig.model_validate(
