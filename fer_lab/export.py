@@ -63,6 +63,8 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
         return _check(args.check, args.threads or 1)
     if not 0 <= args.max_drop <= 100:
         raise InputError(f"--max-drop is in points of accuracy, 0 to 100, got {args.max_drop:g}")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: a whole number from 0 on is needed")
     if args.calibration < 1 or (args.threads is not None and args.threads < 1):
         raise InputError("--calibration and --threads are at least 1")
     return _export(args)

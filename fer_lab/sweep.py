@@ -21,6 +21,7 @@ Prints a table, the line that points MLflow's own commands at the store, the com
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -76,6 +77,10 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
             raise InputError(f"--storage would show its password to every user of this machine; put the URL into {VARIABLE}")
         os.environ[VARIABLE] = args.storage
     dataset = _dataset(config, root)
+    if config.train.teachers:
+        teachers = _pinned_teachers(config, root)
+        overrides = [*overrides, f"train.teachers={json.dumps(teachers)}"]
+        config = with_values(config, {"train.teachers": teachers})
 
     from fer_lab.search.stop import Stop
     from fer_lab.search.storage import open_storage
@@ -106,11 +111,8 @@ def _run(
     result = stored_result(sweep)
     finished_before = result is not None
     if result is None:
-        from fer_lab.search.tracked import resolve_teachers
-
         _check_trials(config, dataset)
         store = open_store(root)  # once, before the workers: an unreachable server is said now
-        resolve_teachers(config, store)
         if config.sweep.workers > 1 and not args.worker:
             _fleet(args, path, overrides, config, sweep, stop)
         else:
@@ -206,6 +208,17 @@ def _check_trials(config: SweepConfig, dataset: FaceDataset) -> None:
         by_data[run.data] = run
     for run in by_data.values():
         check_faces(run, dataset)
+
+
+def _pinned_teachers(config: SweepConfig, root: Path) -> list[str]:
+    """The teachers by version: an alias may move while the study runs, also to the study's own winner."""
+    from fer_lab.search.tracked import resolve_teachers
+    from fer_lab.tracking.store import open_store
+
+    teachers = [one.ref_shown for one in resolve_teachers(config, open_store(root))]
+    if teachers != list(config.train.teachers):
+        console.note(f"teachers of this study: {', '.join(teachers)}")
+    return teachers
 
 
 def _fleet(

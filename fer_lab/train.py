@@ -22,6 +22,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
+    from fer_lab.search.tracked import resolve_teachers
     from fer_lab.tracking.store import open_store
 
     path, overrides = _split(args)
@@ -69,19 +71,21 @@ def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     seeds = _seeds(args.seeds) if args.seeds else None
     dataset = _checked(config)
     store = open_store()  # an unreachable server is said before anything trains
+    resolve_teachers(config, store)  # so is a teacher that is not there or cannot teach this
     words = [str(path)] if path is not None else []
     words += [text for text in overrides if not (seeds and text.startswith("seed="))]
     if seeds is None:
         return _one(config, dataset, store, stop, command=_command(words))
     from fer_lab.core.config import dump_yaml, flatten
-    from fer_lab.search.tracked import CONFIG, keep_config, work_folder
+    from fer_lab.search.tracked import CONFIG, held, keep_config, work_folder
 
     tags = {"fer.seeds": ",".join(map(str, seeds)), "fer.command": _command([*words, "--seeds", args.seeds])}
     tags["mlflow.note.content"] = f"Reproduce:\n\n    {tags['fer.command']}\n"
     parent = store.start_run(dataset.name, config.name, tags=tags, params=flatten(config))
     parent.log_text(dump_yaml(config), CONFIG)
-    keep_config(config, work_folder(store, parent.id))
-    return _many(config, seeds, words, dataset, store, stop, parent)
+    with held(store, parent.id):
+        keep_config(config, work_folder(store, parent.id))
+        return _many(config, seeds, words, dataset, store, stop, parent)
 
 
 def _one(
@@ -115,7 +119,7 @@ def _many(
 
     from fer_lab.core.config import with_values
     from fer_lab.core.errors import Interrupted
-    from fer_lab.search.tracked import work_folder
+    from fer_lab.search.tracked import held, work_folder
 
     children = {child["tags"].get("fer.seed"): child for child in store.children(parent.id)}
     figures: dict[int, dict[str, float]] = {}
@@ -130,9 +134,10 @@ def _many(
                 best = {name: value for name, value in child["metrics"].items() if name.startswith("best/")}
                 figures[seed] = {name.removeprefix("best/"): value for name, value in best.items()}
                 continue
-            run = store.resume_run(str(child["run_id"])) if child is not None else None
-            seeded = with_values(config, {"seed": seed})
-            tracked = _tracked(seeded, dataset, store, stop, command=_command([*words, f"seed={seed}"]), run=run, parent=parent.id)
+            seeded, again = with_values(config, {"seed": seed}), _command([*words, f"seed={seed}"])
+            with held(store, str(child["run_id"])) if child is not None else nullcontext():
+                run = store.resume_run(str(child["run_id"])) if child is not None else None
+                tracked = _tracked(seeded, dataset, store, stop, command=again, run=run, parent=parent.id)
             run_ids[seed] = tracked.run_id
             figures[seed] = {name.removeprefix("val/"): value for name, value in tracked.result.validation.items()}
     except (Interrupted, KeyboardInterrupt):
@@ -157,7 +162,7 @@ def _many(
         rows,
     )
     ranked = sorted(seeds, key=lambda seed: figures[seed]["accuracy"])
-    console.next_command(f"python -m fer_lab.register runs:/{run_ids[ranked[len(ranked) // 2]]}   # the median seed")
+    console.next_command(f"python -m fer_lab.register runs:/{run_ids[ranked[(len(ranked) - 1) // 2]]}   # the median seed")
     return {"run_id": parent.id, "val": mean, "sd": sd, "seeds": list(seeds), "runs": [run_ids[seed] for seed in seeds]}
 
 
@@ -165,19 +170,25 @@ def _tracked(
     config: RunConfig, dataset: FaceDataset, store: Store, stop: Stop, *, command: str, run: Run | None, parent: str | None = None
 ) -> Tracked:
     from fer_lab.core.errors import FerLabError, Interrupted
-    from fer_lab.search.tracked import tracked_fit, work_folder
+    from fer_lab.search.tracked import held, tracked_fit, work_folder
     from fer_lab.training.allocator import keep_freed_memory
     from fer_lab.training.progress import Progress
 
     keep_freed_memory()
     known = [run.id] if run is not None else []
+    at_work = ExitStack()  # keeps others out of a new run; whoever resumes one holds it already
+
+    def on_run(run_id: str) -> None:
+        known.append(run_id)
+        at_work.enter_context(held(store, run_id))
+
     sizes = [config.train.size_at(epoch) for epoch in range(config.train.epochs)]
     progress = Progress(sizes, config.train.batch_size, label=f"{config.name}-s{config.seed}", metric=config.train.select)
     try:
-        with progress:
+        with at_work, progress:
             tracked = tracked_fit(
                 config, dataset, store, parent=parent, run=run, resume=run is not None, command=command,
-                on_run=known.append, on_step=progress.on_step, on_epoch=progress.on_epoch, should_stop=lambda: stop.number,
+                on_run=on_run, on_step=progress.on_step, on_epoch=progress.on_epoch, should_stop=lambda: stop.number,
             )  # fmt: skip
     except Interrupted as error:
         raise Interrupted(error.exit_code - 128, f"{error}. {_go_on(parent or known[-1])}") from None
@@ -196,6 +207,7 @@ def _go_on(run_id: str) -> str:
 def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
     from fer_lab.core.errors import InputError
+    from fer_lab.search.tracked import held
     from fer_lab.tracking.store import open_store
     from fer_lab.training.fit import refuse_another_run
 
@@ -211,12 +223,13 @@ def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     config = load_run_config(path, overrides)
     refuse_another_run(load_run_config(path), config)  # before the run is touched; a parent's finished seeds are not checked later
     dataset = _checked(config)
-    if seeds := info["tags"].get("fer.seeds"):
-        words = shlex.split(command.removeprefix("python -m fer_lab.train "))
-        words = words[: words.index("--seeds")] if "--seeds" in words else []
-        chosen = [int(seed) for seed in str(seeds).split(",")]
-        return _many(config, chosen, words, dataset, store, stop, store.resume_run(args.resume))
-    return _one(config, dataset, store, stop, command=command, run=store.resume_run(args.resume))
+    with held(store, args.resume):
+        run = store.resume_run(args.resume)
+        if seeds := info["tags"].get("fer.seeds"):
+            words = shlex.split(command.removeprefix("python -m fer_lab.train "))
+            words = words[: words.index("--seeds")] if "--seeds" in words else []
+            return _many(config, [int(seed) for seed in str(seeds).split(",")], words, dataset, store, stop, run)
+        return _one(config, dataset, store, stop, command=command, run=run)
 
 
 def _config_of(store: Store, run_id: str, command: str) -> Path:

@@ -8,6 +8,7 @@ nowhere inside.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,13 @@ from fer_lab.core.errors import InputError, NotFound, nearest
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_CONFIG_DEPTH = 20  # the schema needs five
+FIXED_IN_A_STUDY = {
+    "data.dataset": "a study has one dataset, for its trials to compare; run one study each",
+    "data.protocol": "a study has one protocol, for its trials to compare; run one study each",
+    "seed": "a study draws its seeds itself; sweep.confirm.seeds says how many confirm a configuration",
+    "name": "a name changes nothing; a study has one",
+}
+"""Keys that `space` cannot vary, and why."""
 Fraction = float
 
 
@@ -225,6 +233,8 @@ def load_sweep_config(path: str | Path | None, overrides: Sequence[str] = ()) ->
     """Return the sweep configuration of a YAML file with overrides; each searched key is checked to exist."""
     config = load(SweepConfig, path, overrides)
     for key, dimension in config.space.items():
+        if key in FIXED_IN_A_STUDY:
+            raise InputError(f"space.{key}: {FIXED_IN_A_STUDY[key]}")
         for value in _ends(dimension):
             with_values(config, {key: value}, where=f"space.{key}")
         _check_inside(config, key, dimension)
@@ -248,11 +258,14 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str]
     from omegaconf.errors import OmegaConfBaseException
 
     tree = read_yaml(path) if path is not None else {}
-    for text in overrides:
-        if "=" not in text or not text.split("=", 1)[0].strip():
-            raise InputError(f"override {text!r} is not of the form key=value, e.g. train.epochs=3")
+    given = OmegaConf.create({})
     try:
-        merged = OmegaConf.merge(OmegaConf.create(tree), OmegaConf.from_dotlist(list(overrides)))
+        for text in overrides:
+            key, equals, value = text.partition("=")
+            if not equals or not key.strip():
+                raise InputError(f"override {text!r} is not of the form key=value, e.g. train.epochs=3")
+            OmegaConf.update(given, key.strip(), yaml.load(value, Loader=_StrictLoader))  # not OmegaConf's YAML 1.1: 010 is 8 there
+        merged = OmegaConf.merge(OmegaConf.create(tree), given)
         container = OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise InputError(f"overrides {' '.join(overrides)}: {error}") from None
@@ -264,7 +277,7 @@ def validate(schema: type[Schema], tree: Any, where: str) -> Schema:
     if not isinstance(tree, dict):
         raise InputError(f"{where}: expected a mapping of keys to values, got {type(tree).__name__}")
     try:
-        return schema.model_validate(tree)
+        return schema.model_validate_json(json.dumps(tree), strict=True)  # as JSON, for a list may be a tuple and text a path
     except ValidationError as error:
         faults = "; ".join(_fault(schema, fault) for fault in error.errors())
         raise InputError(f"{where}: {faults}") from None
@@ -391,7 +404,8 @@ def _apply(schema: type[Schema], tree: dict[str, Any], values: Mapping[str, Any]
             if not isinstance(child, dict):
                 raise InputError(f"{where}: unknown key {dotted!r}{nearest(dotted, _keys(schema))}")
             node = child
-        node[leaf] = value
+        whole = isinstance(value, float) and value.is_integer()  # a range's ends and steps are floats, also of whole numbers
+        node[leaf] = int(value) if whole else value
     return validate(schema, tree, where)
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fer_lab.core.errors import Conflict, InputError, NotFound
+from fer_lab.core import lock
+from fer_lab.core.errors import InputError, NotFound
 from fer_lab.core.types import Evaluation, Host, Split
 from fer_lab.data.faces import DAMAGED_NPZ
 from fer_lab.measure.comparison import FILE, Audit, write_atomically
 
 SCHEMA = 1
-PLAN, FACES, ROWS, LATENCY, PROFILES, LOCK = "plan.json", "faces.npz", "rows", "latency.json", "profiles", ".lock"
+PLAN, FACES, ROWS, LATENCY, PROFILES = "plan.json", "faces.npz", "rows", "latency.json", "profiles"
 
 
 @dataclass(frozen=True)
@@ -111,32 +112,18 @@ class Answers:
     dropped: tuple[npt.NDArray[np.float32], ...] = ()  # [D, K] per seed: what it says about `Faces.dropped`
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> AbstractContextManager[None]:
     """Make `folder` and keep other processes out of it meanwhile. Raises Conflict when one is at work there."""
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise Conflict(
-            f"another process makes the comparison in {folder}; nothing was changed. Wait for its end, or stop it and give the "
-            "same command again, it goes on from there"
-        ) from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows keeps an open file; a folder that holds anything stays
-            (folder / LOCK).unlink()
-            folder.rmdir()
-        lock.release()
+    return lock.held(
+        folder,
+        f"another process makes the comparison in {folder}; nothing was changed. Wait for its end, or stop it and give the "
+        "same command again, it goes on from there",
+    )
 
 
 def is_new(folder: Path) -> bool:
     """Whether there is no such folder, or nothing in it but the lock."""
-    return not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir())
+    return not folder.is_dir() or all(path.name == lock.LOCK for path in folder.iterdir())
 
 
 def read_plan(folder: Path) -> Plan:

@@ -99,12 +99,15 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def confirmed(trials: Sequence[Job], confirmations: Iterable[Job]) -> list[Confirmed]:
-    """Group the completed confirmations by configuration, in the order of the trials."""
+    """Group the completed confirmations by configuration, in the order of the trials.
+
+    Those of other trials are passed over: a study may go on with fewer trials than it had.
+    """
+    by_number = {job.number: job for job in trials}
     runs: dict[int, list[Job]] = {}
     for job in confirmations:
-        if job.status == "complete":
+        if job.status == "complete" and int(job.payload["trial"]) in by_number:
             runs.setdefault(int(job.payload["trial"]), []).append(job)
-    by_number = {job.number: job for job in trials}
     return [
         Confirmed(
             number, jobs[0].payload["values"], tuple(int(j.payload["seed"]) for j in jobs),

@@ -50,7 +50,9 @@ def finish(sweep: Sweep, store: Store, job: Job) -> None:
         parent.end(status, reason)  # type: ignore[arg-type]  # one of the two literals above
         sweep.leases.set_study(result=result)
         sweep.leases.end(job, "complete", result=result)
-    shutil.rmtree(sweep.work, ignore_errors=True)
+    busy = [one for kind in ("trial", "confirm") for one in sweep.leases.jobs(kind) if one.status == "leased"]
+    if not busy:  # another worker may be at a trial beyond this one's number
+        shutil.rmtree(sweep.work, ignore_errors=True)
 
 
 def summary(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fer_lab.core import lock
 from fer_lab.core.config import RunConfig, dump_yaml, flatten
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, Interrupted
@@ -43,6 +45,15 @@ class Tracked(NamedTuple):
 def work_folder(store: Store, run_id: str) -> Path:
     """Where a run keeps its checkpoints while it is not finished."""
     return store.home / "mlruns" / "work" / run_id
+
+
+def held(store: Store, run_id: str) -> AbstractContextManager[None]:
+    """Keep other processes out of a run's work folder. Raises Conflict when one trains it."""
+    return lock.held(
+        work_folder(store, run_id),
+        f"another process trains run {run_id}; nothing was changed. Wait for its end, or stop it, then: "
+        f"python -m fer_lab.train --resume {run_id}",
+    )
 
 
 def keep_config(config: RunConfig, folder: Path) -> None:

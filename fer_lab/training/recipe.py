@@ -131,6 +131,8 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
         raise InputError(f"train.optimizer: unknown optimiser {config.optimizer!r}{nearest(name, known)}")
     try:
         if name == KERAS_RMSPROP:
+            if config.weight_decay:
+                raise InputError(f"train.optimizer={name} has no weight decay, as in Keras: set train.weight_decay=0")
             return KerasRMSprop(network.parameters(), config.lr, **options)
         created: torch.optim.Optimizer = create_optimizer_v2(
             network, name, lr=config.lr, weight_decay=config.weight_decay, **options

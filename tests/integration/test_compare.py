@@ -16,6 +16,7 @@ from fer_lab.backends.foreign import card_path
 from fer_lab.backends.session import backends
 from fer_lab.core.errors import FerLabError
 from fer_lab.core.labels import EIGHT
+from fer_lab.core.lock import LOCK
 from fer_lab.core.types import Host, LatencyProfile, LatencySpec
 from fer_lab.measure import comparison as comparisons
 from fer_lab.measure import conduct, profiles, record, report
@@ -205,7 +206,7 @@ def test_two_processes_share_no_folder(lab, capsys, monkeypatch, looks, first, s
     assert "another process makes the comparison in" in err
     assert result["folder"] in err
     assert len(list(lab.rglob(record.PLAN))) == 1
-    assert not list(lab.rglob(record.LOCK))
+    assert not list(lab.rglob(LOCK))
 
 
 def test_a_comparison_is_not_written_over(lab, capsys, monkeypatch, looks):

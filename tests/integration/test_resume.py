@@ -152,6 +152,27 @@ def test_seeds_that_were_stopped_between_two_of_them_go_on_with_the_same_configu
     assert (result["run_id"], result["runs"][0]) == (parent, first["run_id"])
 
 
+def test_a_run_that_still_trains_is_not_resumed(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes in one folder of checkpoints would end each other's run; the second is told, the first ends well."""
+    told: list[tuple[int, str]] = []
+    real = Progress.on_step
+
+    def on_step(self: Progress, epoch: int, done: int, steps: int) -> None:
+        real(self, epoch, done, steps)
+        if not told:
+            (folder,) = (lab / "mlruns" / "work").iterdir()
+            code, _, err = run(capsys, "--resume", folder.name)
+            told.append((code, err))
+
+    monkeypatch.setattr(Progress, "on_step", on_step)
+    code, result, err = run(capsys, *SMALL)
+    assert (code, told[0][0]) == (0, 5), err
+    assert f"another process trains run {result['run_id']}; nothing was changed" in told[0][1]
+    assert not list((lab / "mlruns" / "work").iterdir())
+
+
 def test_a_run_that_is_not_here_cannot_be_resumed(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown id, and a configuration beside --resume."""
     code, _, err = run(capsys, "--resume", "0" * 32)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_bundle
 
 from fer_lab import sweep
 from fer_lab.core.config import load_sweep_config
@@ -119,6 +120,20 @@ def test_what_would_fail_every_trial_is_refused_before_one_is_claimed(prepared: 
         assert text in capsys.readouterr().err
     with closing(sqlite3.connect(prepared / "mlruns" / "optuna.db")) as connection:
         assert connection.execute("SELECT DISTINCT status, fence FROM fer_jobs").fetchall() == [("free", 0)]
+
+
+def test_a_study_keeps_its_teachers_when_an_alias_moves(prepared: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """By version, in its trials and in the command for more of them: the study's own winner may become the challenger."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    version = registry.register(
+        open_store(prepared), tiny_bundle.write(tmp_path / "mentor", ["openvino"]), run_id=None, name="mentor"
+    )
+    registry.set_alias(open_store(prepared), "mentor", "champion", version.version)
+    config = load_sweep_config(ROOT / "experiments/quickstart.yaml", ["train.teachers=[models:/mentor@champion]"])
+    assert sweep._pinned_teachers(config, prepared) == ["models:/mentor/1"]
+    assert "teachers of this study: models:/mentor/1" in capsys.readouterr().err
 
 
 def test_the_command_for_more_trials_goes_on_with_the_same_study(home: Path) -> None:

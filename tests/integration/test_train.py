@@ -140,6 +140,14 @@ def test_the_card_says_who_taught_by_content(lab: Path, capsys: pytest.CaptureFi
     assert card.config["train"]["teachers"] == [f"{ref} sha256:{teacher['bundle_digest']}"]
 
 
+def test_a_teacher_that_is_not_there_is_said_before_a_run_exists(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fer_lab.tracking.store import open_store
+
+    code, _, err = run(capsys, *SMALL, "train.teachers=[models:/mentor@champion]", "--seeds", "0,1")
+    assert (code, "mentor" in err) == (2, True)
+    assert open_store().client.search_experiments(filter_string="name = 'synthetic'") == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -45,6 +45,12 @@ def test_a_dumped_configuration_loads_equal(tmp_path: Path) -> None:
         ("- 1\n", [], "expected a mapping"),
         ("seed: 1", ["train.epochs"], "not of the form key=value"),
         ("seed: 1", ["train.epochs=many"], "train.epochs"),
+        ("seed: true", [], "seed: Input should be a valid integer, got True"),
+        ("train: {lr: true}", [], "train.lr: Input should be a valid number, got True"),
+        ("seed: '3'", [], "seed: Input should be a valid integer, got '3'"),
+        ("seed: 1", ["seed=010"], "seed: Input should be a valid integer, got '010'"),  # YAML 1.1 has 8, and 750 for the next
+        ("seed: 1", ["data.subset=12:30"], "data.subset: Input should be a valid integer, got '12:30'"),
+        ("seed: 1", ["train.stages=[{"], "overrides train.stages=[{"),
         ("train: {stages: [{from_epoch: 3, size: 64}]}", [], "stages must start at epoch 0"),
     ],
 )
@@ -101,3 +107,10 @@ CONFIGS = sorted(p for p in (Path(__file__).parents[3] / "experiments").rglob("*
 def test_every_committed_configuration_loads(path: Path) -> None:
     """No example rots."""
     load_sweep_config(path)
+
+
+@pytest.mark.parametrize("key", ["data.dataset", "data.protocol", "seed", "name"])
+def test_what_a_study_cannot_vary_is_refused(key: str) -> None:
+    """Its trials would be ranked on other faces or labels than they say."""
+    with pytest.raises(InputError, match=rf"space\.{key}: a"):
+        load_sweep_config(None, [f"space={{{key}: {{choices: [1, 2]}}}}"])

@@ -17,8 +17,8 @@ from fer_lab.backends.bundle import Card, write_manifest
 from fer_lab.core.config import Dimension, RunConfig, SweepConfig, with_values
 from fer_lab.core.errors import Conflict, Interrupted, Unreachable
 from fer_lab.data.faces import FaceDataset
-from fer_lab.search.confirm import pareto
-from fer_lab.search.leases import LeaseLost
+from fer_lab.search.confirm import confirmed, pareto
+from fer_lab.search.leases import Job, LeaseLost
 from fer_lab.search.stop import Stop
 from fer_lab.search.storage import StudyStorage, open_storage
 from fer_lab.search.study import Sweep, open_sweep, optuna_study
@@ -330,3 +330,15 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_study_that_goes_on_with_fewer_trials_passes_over_what_they_confirmed() -> None:
+    """Trial 27 was confirmed before the study was cut to twelve."""
+
+    def job(kind: Any, number: int, **payload: Any) -> Job:
+        result = {"values": [0.5], "run_id": f"r{number}"}
+        return Job("s", kind, number, "complete", None, 1, 0, None, None, None, None, None, payload, result)
+
+    trials = [job("trial", number) for number in range(12)]
+    confirmations = [job("confirm", i, trial=trial, values={}, seed=i) for i, trial in enumerate((27, 3))]
+    assert [(one.trial, one.seeds) for one in confirmed(trials, confirmations)] == [(3, (1,))]

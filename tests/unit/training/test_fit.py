@@ -79,7 +79,7 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(settings:
     "extra",
     [
         (),
-        ("train.optimizer=keras_rmsprop", "train.schedule=plateau", "train.plateau_patience=1"),
+        ("train.optimizer=keras_rmsprop", "train.weight_decay=0", "train.schedule=plateau", "train.plateau_patience=1"),
         ("train.optimizer=lamb",),  # keeps its step in the parameter groups
     ],
 )
