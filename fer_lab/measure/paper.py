@@ -159,7 +159,7 @@ def methods(comparison: Comparison) -> str:
     else:
         paragraphs.append("**Seeds.** Every row is one run; the spread between seeds is not part of these intervals.")
     if c.split == "test":
-        counted = "not counted (no registry took part)" if c.looks is None else f"{c.looks}, this one included"
+        counted = "not counted (no registered model took part)" if c.looks is None else f"{c.looks}, this one included"
         paragraphs.append(f"**Looks at the test split** by this registry's models of the family: {counted}.")
     paragraphs += [f"**Host.** {c.host.cpu}, {c.host.cores} cores, {c.host.system}. {versions}."]
     if c.notes:
