@@ -45,12 +45,15 @@ def usable_cores() -> int:
 
 def peak_memory_mb() -> float | None:
     """Largest resident size of this process so far in MB, or None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; its ru_maxrss begins with the size of the process that started this one
+        kib = next((int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        return None if kib is None else kib * 1024 / 1e6
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
 def load_average() -> float | None:
