@@ -176,11 +176,12 @@ def _tracked(
 
     keep_freed_memory()
     known = [run.id] if run is not None else []
-    at_work = ExitStack()  # keeps others out of a new run; whoever resumes one holds it already
+    at_work = ExitStack()  # keeps others out of a new run
 
     def on_run(run_id: str) -> None:
         known.append(run_id)
-        at_work.enter_context(held(store, run_id))
+        if run is None:  # whoever resumes one holds it already
+            at_work.enter_context(held(store, run_id))
 
     sizes = [config.train.size_at(epoch) for epoch in range(config.train.epochs)]
     progress = Progress(sizes, config.train.batch_size, label=f"{config.name}-s{config.seed}", metric=config.train.select)

@@ -36,9 +36,8 @@ def derive(folder: Path) -> Comparison:
                 )
     latency_file = folder / record.LATENCY
     artifacts = {(row.digest, row.runtime) for row in plan.rows}
-    # The figures of a row come from the target machine when there is one, the newest first, else from this one.
-    given = [profiles.read(path) for path in sorted((folder / record.PROFILES).glob("*.json"), reverse=True)]
-    sources = [*given, *([profiles.read(latency_file)] if latency_file.is_file() else [])]
+    # The figures of a row come from the target machine when there is one, else from this one.
+    sources = [*profiles.kept(folder / record.PROFILES), *([profiles.read(latency_file)] if latency_file.is_file() else [])]
     shown = next((source for source in sources if source.artifacts & artifacts), None)
     evaluations = [_median_run(plan, row, faces, answer) for row, answer in zip(plan.rows, answers, strict=True)]
     masks = verdicts.masks(evaluations[0], faces.slices)

@@ -7,7 +7,6 @@ python -m fer_lab.compare models:/fer-ferplus-8/4 --profiles edge.json  (accurac
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
@@ -116,10 +115,16 @@ def check(extra: Mapping[str, Profiles], artifacts: AbstractSet[tuple[str, str]]
             )
 
 
+def kept(folder: Path) -> list[Profiles]:
+    """The profiles of other hosts that a record keeps below `folder`; the first one that fits a row gives its figures."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
 def keep(given: Iterable[Profiles], folder: Path) -> None:
-    """Write profiles of other hosts below `folder`, by date and host: with the record, not only in the call that named them."""
-    for one in given:
-        one.write(folder / f"{re.sub(r'[^0-9TZ]', '', one.created)}-{one.host.name}.json")
+    """Write profiles of other hosts below `folder`, before those that are there: with the record, not only for one call."""
+    given = list(given)
+    for number, one in enumerate([*given, *(one for one in kept(folder) if one not in given)]):
+        one.write(folder / f"{number:03d}.json")
 
 
 def take(
