@@ -28,7 +28,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,7 +239,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         candidates, dataset, request, home=home, out=args.out, reference=reference, count_look=count_look, extra=extra,
         publish=publish, progress=console.note,
     )  # fmt: skip
-    in_office = (candidates[reference].shown, shipped) if shipped is not None else None
+    in_office = {(candidate.shown, entrants.shipped_runtime(candidate)) for candidate in candidates}
     return _finish(comparison, folder, store=None if args.no_log else entrants.store, in_office=in_office)
 
 
@@ -251,8 +251,10 @@ def _publish(comparison: Comparison, folder: Path, dataset: FaceDataset | None) 
     report.write(comparison, folder, dataset)
 
 
-def _finish(comparison: Comparison, folder: Path, store: Store | None, in_office: tuple[str, str] | None = None) -> dict[str, Any]:
-    """Log and show a comparison whose files lie in `folder`; `in_office` is the champion that took part, and its runtime."""
+def _finish(
+    comparison: Comparison, folder: Path, store: Store | None, in_office: Collection[tuple[str, str | None]] = ()
+) -> dict[str, Any]:
+    """Log and show a comparison whose files lie in `folder`; `in_office`: champions and their runtimes."""
     from fer_lab.measure import paper, report
 
     run_id = None
@@ -342,13 +344,15 @@ def _recall(row: Row) -> str:
     return f"{shown} ({row.macro_recall_low * 100:.0f}–{row.macro_recall_high * 100:.0f})"
 
 
-def _next(comparison: Comparison, row: Row, folder: Path, *, logged: bool, in_office: tuple[str, str] | None = None) -> str:
+def _next(
+    comparison: Comparison, row: Row, folder: Path, *, logged: bool, in_office: Collection[tuple[str, str | None]] = ()
+) -> str:
     """Promote the recommended row where its gates can pass: one bundle on the test split, not champion yet; else the report."""
     from fer_lab.data import faces
     from fer_lab.gates import evidence
     from fer_lab.measure import report
 
-    if row.foreign or row.seeds or comparison.split != "test" or (row.model, row.runtime) == in_office:
+    if row.foreign or row.seeds or comparison.split != "test" or (row.model, row.runtime) in in_office:
         return f"open {folder / report.FILE}"
     known = logged or folder.resolve().parent == evidence.folder_of(faces.home()).resolve()  # else promote finds it by path only
     return f"python -m fer_lab.promote {row.model} --runtime {row.runtime} --comparison {comparison.id if known else folder}"

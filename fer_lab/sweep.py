@@ -77,8 +77,8 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
             raise InputError(f"--storage would show its password to every user of this machine; put the URL into {VARIABLE}")
         os.environ[VARIABLE] = args.storage
     dataset = _dataset(config, root)
-    if config.train.teachers:
-        teachers = _pinned_teachers(config, root)
+    teachers = _pinned_teachers(config, root)
+    if teachers != config.train.teachers:
         overrides = [*overrides, f"train.teachers={json.dumps(teachers)}"]
         config = with_values(config, {"train.teachers": teachers})
 
@@ -111,8 +111,11 @@ def _run(
     result = stored_result(sweep)
     finished_before = result is not None
     if result is None:
+        from fer_lab.search.tracked import resolve_teachers
+
         _check_trials(config, dataset)
         store = open_store(root)  # once, before the workers: an unreachable server is said now
+        resolve_teachers(config, store)
         if config.sweep.workers > 1 and not args.worker:
             _fleet(args, path, overrides, config, sweep, stop)
         else:
@@ -210,14 +213,15 @@ def _check_trials(config: SweepConfig, dataset: FaceDataset) -> None:
         check_faces(run, dataset)
 
 
-def _pinned_teachers(config: SweepConfig, root: Path) -> list[str]:
-    """The teachers by version: an alias may move while the study runs, also to the study's own winner."""
+def _pinned_teachers(config: SweepConfig, root: Path) -> tuple[str, ...]:
+    """The teachers, aliases among them by version: an alias may move while the study runs, also to the study's own winner."""
+    if not any("@" in ref for ref in config.train.teachers if ref.startswith("models:/")):
+        return config.train.teachers
     from fer_lab.search.tracked import resolve_teachers
     from fer_lab.tracking.store import open_store
 
-    teachers = [one.ref_shown for one in resolve_teachers(config, open_store(root))]
-    if teachers != list(config.train.teachers):
-        console.note(f"teachers of this study: {', '.join(teachers)}")
+    teachers = tuple(one.ref_shown for one in resolve_teachers(config, open_store(root)))
+    console.note(f"teachers of this study: {', '.join(teachers)}; name them so to go on with it once an alias has moved")
     return teachers
 
 

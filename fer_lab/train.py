@@ -225,6 +225,8 @@ def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     refuse_another_run(load_run_config(path), config)  # before the run is touched; a parent's finished seeds are not checked later
     dataset = _checked(config)
     with held(store, args.resume):
+        if store.run_info(args.resume)["status"] == "FINISHED":
+            raise InputError(f"run {args.resume} has just been finished by another process")
         run = store.resume_run(args.resume)
         if seeds := info["tags"].get("fer.seeds"):
             words = shlex.split(command.removeprefix("python -m fer_lab.train "))

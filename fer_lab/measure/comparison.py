@@ -23,8 +23,9 @@ from fer_lab.measure.names import short_names
 SCHEMA = 1
 FILE = "comparison.json"
 RARE = 30
-UNNAMED = "run"  # what `core.config.RunConfig` calls a run that was given no name
 """Classes with fewer faces are flagged, never ranked (DESIGN, decision 6)."""
+UNNAMED = "run"
+"""What `core.config.RunConfig` calls a run that was given no name."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,10 @@ class Row:
 def _run_name(row: Row) -> str:
     """What the tracking calls the row's run: its configuration's name and seed, of several seeds the name; "" if unnamed."""
     config = row.card.get("config", {})
-    if config.get("name", UNNAMED) == UNNAMED:
+    name, seed = config.get("name", UNNAMED), config.get("seed")
+    if name == UNNAMED or seed is None:
         return ""
-    return config["name"] if row.seeds else f"{config['name']}-s{config['seed']}"
+    return str(name) if row.seeds else f"{name}-s{seed}"
 
 
 @dataclass(frozen=True)

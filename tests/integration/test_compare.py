@@ -360,7 +360,7 @@ def test_next_is_a_command_that_can_work(home):
     promote = f"python -m fer_lab.promote {row.model} --runtime openvino --comparison"
     seeds = comparisons.Seeds(("runs:/1", "runs:/2"), (0.8, 0.9), 0.85, 0.07, 0.2, 1.0)
     champion = (row.model, "openvino")
-    assert compare._next(comparison, row, home / "out", logged=True, in_office=champion) == f"open {home / 'out' / 'report.html'}"
+    assert compare._next(comparison, row, home / "out", logged=True, in_office={champion}) == f"open {home / 'out' / 'report.html'}"
     for change, split, folder, logged, expected in (
         ({}, "test", home / "comparisons" / "c1", False, f"{promote} c1"),
         ({}, "test", home / "out", False, f"{promote} {home / 'out'}"),

@@ -122,18 +122,30 @@ def test_what_would_fail_every_trial_is_refused_before_one_is_claimed(prepared: 
         assert connection.execute("SELECT DISTINCT status, fence FROM fer_jobs").fetchall() == [("free", 0)]
 
 
-def test_a_study_keeps_its_teachers_when_an_alias_moves(prepared: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """By version, in its trials and in the command for more of them: the study's own winner may become the challenger."""
+def test_a_study_keeps_its_teachers_when_an_alias_moves(
+    prepared: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By version, for its workers and for more trials later: the study's own winner may become the challenger."""
     from fer_lab.tracking import registry
     from fer_lab.tracking.store import open_store
 
-    version = registry.register(
-        open_store(prepared), tiny_bundle.write(tmp_path / "mentor", ["openvino"]), run_id=None, name="mentor"
-    )
-    registry.set_alias(open_store(prepared), "mentor", "champion", version.version)
-    config = load_sweep_config(ROOT / "experiments/quickstart.yaml", ["train.teachers=[models:/mentor@champion]"])
-    assert sweep._pinned_teachers(config, prepared) == ["models:/mentor/1"]
+    def champion(content: str) -> None:
+        bundle = tiny_bundle.write(tmp_path / content, [content])
+        registry.set_alias(store, "mentor", "champion", registry.register(store, bundle, run_id=None, name="mentor").version)
+
+    store = open_store(prepared)
+    champion("openvino")
+    given: list[Any] = []
+    monkeypatch.setattr(sweep, "_run", lambda args, path, overrides, config, *rest: given.append((overrides, config)) or {})
+    command = [str(ROOT / "experiments/quickstart.yaml"), "train.teachers=[models:/mentor@champion]"]
+    assert sweep.main(command) == 0
     assert "teachers of this study: models:/mentor/1" in capsys.readouterr().err
+    ((overrides, config),) = given
+    champion("onnx")
+    assert config.train.teachers == ("models:/mentor/1",)
+    assert load_sweep_config(command[0], overrides).train.teachers == ("models:/mentor/1",)
+    assert sweep.main(command) == 0
+    assert given[1][1].train.teachers == ("models:/mentor/2",)
 
 
 def test_the_command_for_more_trials_goes_on_with_the_same_study(home: Path) -> None:
