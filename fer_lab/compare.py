@@ -210,7 +210,9 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         reference = same[0] if same else len(candidates)
         candidates = candidates if same else [*candidates, named]
     wanted = _words(args.runtimes)
-    shipped = entrants.shipped_runtime(candidates[reference])
+    runtimes = [entrants.shipped_runtime(candidate) for candidate in candidates]
+    in_office = [(candidate.shown, runtime) for candidate, runtime in zip(candidates, runtimes, strict=True)]
+    shipped = runtimes[reference]
     offered = wanted or candidates[reference].runtimes
     if shipped is not None and (shipped not in offered or candidates[reference].unavailable(shipped)):
         shipped = None  # it is not measured here: then as for any other reference
@@ -239,7 +241,6 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         candidates, dataset, request, home=home, out=args.out, reference=reference, count_look=count_look, extra=extra,
         publish=publish, progress=console.note,
     )  # fmt: skip
-    in_office = {(candidate.shown, entrants.shipped_runtime(candidate)) for candidate in candidates}
     return _finish(comparison, folder, store=None if args.no_log else entrants.store, in_office=in_office)
 
 

@@ -141,10 +141,10 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
         raise Refused(f"{shown} is not promoted: " + " · ".join(result["reasons"]), result=result)
     if args.dry_run or version is None:
         console.say(f"{shown} would become @champion of {name} in {runtime}; nothing was changed")
-        again = ["--runtime", runtime, "--comparison", args.comparison or comparison.id]
+        again = [shown, "--runtime", runtime, "--comparison", args.comparison or comparison.id]
         for option, given in (("--policy", args.policy), ("--expect", args.expect)):
             again += [option, str(given)] if given is not None else []
-        console.next_command(f"python -m fer_lab.promote {shlex.join([shown, *map(str, again)])}")
+        console.next_command(f"python -m fer_lab.promote {shlex.join(again)}")
         return result | {"would_promote": True}
     entry = _ledger(store, name).promote(version, **record)
     console.say(f"{shown} is @champion in {runtime} (ledger entry {entry.n}); previous: {_said(champion)}")

@@ -21,8 +21,8 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def _many(
 
     from fer_lab.core.config import with_values
     from fer_lab.core.errors import Interrupted
-    from fer_lab.search.tracked import held, work_folder
+    from fer_lab.search.tracked import work_folder
 
     children = {child["tags"].get("fer.seed"): child for child in store.children(parent.id)}
     figures: dict[int, dict[str, float]] = {}
@@ -135,8 +135,7 @@ def _many(
                 figures[seed] = {name.removeprefix("best/"): value for name, value in best.items()}
                 continue
             seeded, again = with_values(config, {"seed": seed}), _command([*words, f"seed={seed}"])
-            with held(store, str(child["run_id"])) if child is not None else nullcontext():
-                run = store.resume_run(str(child["run_id"])) if child is not None else None
+            with _resumed(store, str(child["run_id"])) if child is not None else nullcontext() as run:
                 tracked = _tracked(seeded, dataset, store, stop, command=again, run=run, parent=parent.id)
             run_ids[seed] = tracked.run_id
             figures[seed] = {name.removeprefix("val/"): value for name, value in tracked.result.validation.items()}
@@ -180,7 +179,7 @@ def _tracked(
 
     def on_run(run_id: str) -> None:
         known.append(run_id)
-        if run is None:  # whoever resumes one holds it already
+        if run is None:  # one that goes on is held already, see _resumed
             at_work.enter_context(held(store, run_id))
 
     sizes = [config.train.size_at(epoch) for epoch in range(config.train.epochs)]
@@ -208,7 +207,6 @@ def _go_on(run_id: str) -> str:
 def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
     from fer_lab.core.errors import InputError
-    from fer_lab.search.tracked import held
     from fer_lab.tracking.store import open_store
     from fer_lab.training.fit import refuse_another_run
 
@@ -224,15 +222,24 @@ def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     config = load_run_config(path, overrides)
     refuse_another_run(load_run_config(path), config)  # before the run is touched; a parent's finished seeds are not checked later
     dataset = _checked(config)
-    with held(store, args.resume):
-        if store.run_info(args.resume)["status"] == "FINISHED":
-            raise InputError(f"run {args.resume} has just been finished by another process")
-        run = store.resume_run(args.resume)
+    with _resumed(store, args.resume) as run:
         if seeds := info["tags"].get("fer.seeds"):
             words = shlex.split(command.removeprefix("python -m fer_lab.train "))
             words = words[: words.index("--seeds")] if "--seeds" in words else []
             return _many(config, [int(seed) for seed in str(seeds).split(",")], words, dataset, store, stop, run)
         return _one(config, dataset, store, stop, command=command, run=run)
+
+
+@contextmanager
+def _resumed(store: Store, run_id: str) -> Iterator[Run]:
+    """An earlier run that goes on, kept from other processes meanwhile. Raises Conflict when one trains it."""
+    from fer_lab.core.errors import InputError
+    from fer_lab.search.tracked import held
+
+    with held(store, run_id):
+        if store.run_info(run_id)["status"] == "FINISHED":
+            raise InputError(f"run {run_id} has just been finished by another process")
+        yield store.resume_run(run_id)
 
 
 def _config_of(store: Store, run_id: str, command: str) -> Path:

@@ -77,6 +77,16 @@ def tiny_bundle(folder: Path, content: str = "a", **card: Any) -> Path:
     return folder
 
 
+def signing_key(path: Path) -> Path:
+    """Write a fresh Ed25519 key that `register --sign` takes."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    path.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    path.chmod(0o600)
+    return path
+
+
 def together(n: int, work: Callable[[int], Any]) -> list[Any]:
     """Run `work(i)` in n forked processes that start at the same moment; each result, or the exception as text."""
     context = get_context("fork")

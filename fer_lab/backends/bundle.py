@@ -155,9 +155,7 @@ def open_bundle(folder: str | Path, *, signed_by: Collection[str] | None = None)
         raise NotFound(f"{folder} is not a bundle: it has no {MANIFEST}")
     raw = manifest.read_bytes()
     signer = verify(folder, raw)
-    if signed_by is not None and signer not in signed_by:
-        found = f"signed by {signer}" if signer else "not signed"
-        raise IntegrityError(f"{folder} is {found}; expected a signature by {' or '.join(sorted(signed_by))}")
+    check_signer(folder, signer, signed_by)
     files = _parse_manifest(raw, manifest)
     present = set(_files_below(folder))
     for path in sorted(set(files) | present):
@@ -175,6 +173,13 @@ def open_bundle(folder: str | Path, *, signed_by: Collection[str] | None = None)
         first = error.errors()[0]
         raise InputError(f"{folder / CARD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), files, signer)
+
+
+def check_signer(folder: Path, signer: str | None, keys: Collection[str] | None) -> None:
+    """Raise IntegrityError unless the signer of a bundle is one of `keys`; None: anybody, and nobody, will do."""
+    if keys is not None and signer not in keys:
+        found = f"signed by {signer}" if signer else "not signed"
+        raise IntegrityError(f"{folder} is {found}; expected a signature by {' or '.join(sorted(keys))}")
 
 
 def open_trusted(folder: str | Path) -> Bundle:

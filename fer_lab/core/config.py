@@ -381,7 +381,7 @@ def _ends(dimension: Dimension) -> list[Any]:
         return list(dimension.choices)
     assert dimension.low is not None
     assert dimension.high is not None
-    return [int(v) if dimension.integer else v for v in (dimension.low, dimension.high)]
+    return [dimension.low, dimension.high]
 
 
 def _check_inside(config: SweepConfig, key: str, dimension: Dimension) -> None:

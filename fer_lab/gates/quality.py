@@ -6,17 +6,14 @@ held against the interval's end that speaks for the challenger: only a confirmed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 
 from fer_lab.core.config import Section
 from fer_lab.core.types import GateVerdict, Verdict
 from fer_lab.gates.gate import Gate, is_number, percent, points, verdict_of, verdicts_under
-from fer_lab.measure.comparison import RARE
-
-if TYPE_CHECKING:
-    from fer_lab.measure.comparison import Comparison, Row
+from fer_lab.measure.comparison import RARE, Comparison, Row
 
 
 class EvidenceParams(Section):

@@ -42,10 +42,7 @@ class Lookup:
 
     def __init__(self, registry: Registry, runtime: str | None, threads: int) -> None:
         self.reference = ""
-        self.opened: tuple[int | None, str | None] = (
-            None,
-            None,
-        )  # version and promoted runtime, as `identity` says
+        self.opened: tuple[int | None, str | None] = (None, None)  # version and promoted runtime, as `identity` tells them
         self._registry = registry
         self._runtime = runtime
         self._threads = threads

@@ -20,8 +20,8 @@ def short_names(models: Mapping[str, str]) -> dict[str, str]:
     ['b0 (run 01234567)', 'b0 (run fedcba98)', 'run 42']
     """
     names = {model: _short(model, name, 1) for model, name in models.items()}
-    longest = max((len(Path(model).parts) for model in names), default=1)
-    for parts in range(2, max(longest, 3) + 1):
+    longest = max((3, *(len(Path(model).parts) for model in names)))  # 3: a run's name, eight digits too, the whole id
+    for parts in range(2, longest + 1):
         names |= {model: _short(model, models[model], parts) for model in _alike(names)}
     return names | {model: model for model in _alike(names)}
 

@@ -123,8 +123,10 @@ def kept(folder: Path) -> list[Profiles]:
 def keep(given: Iterable[Profiles], folder: Path) -> None:
     """Write profiles of other hosts below `folder`, before those that are there: with the record, not only for one call."""
     given = list(given)
-    for number, one in enumerate([*given, *(one for one in kept(folder) if one not in given)]):
-        one.write(folder / f"{number:03d}.json")
+    if given:
+        there = [one for one in kept(folder) if one not in given]
+        for number, one in reversed(list(enumerate([*given, *there]))):  # the last first: stopped in between, none is lost
+            one.write(folder / f"{number:03d}.json")
 
 
 def take(

@@ -50,8 +50,7 @@ def finish(sweep: Sweep, store: Store, job: Job) -> None:
         parent.end(status, reason)  # type: ignore[arg-type]  # one of the two literals above
         sweep.leases.set_study(result=result)
         sweep.leases.end(job, "complete", result=result)
-    busy = [one for kind in ("trial", "confirm") for one in sweep.leases.jobs(kind) if one.status == "leased"]
-    if not busy:  # another worker may be at a trial beyond this one's number
+    if not any(job.status == "leased" for job in sweep.leases.jobs()):  # another worker may be at a trial beyond this one's number
         shutil.rmtree(sweep.work, ignore_errors=True)
 
 

@@ -148,5 +148,4 @@ def _contains(dimension: Dimension, value: Any) -> bool:
 def _extremes(dimension: Dimension) -> list[Any]:
     if dimension.choices is not None:
         return list(dimension.choices)
-    ends = (dimension.low, dimension.high)
-    return [int(end) if dimension.integer and end is not None else end for end in ends]
+    return [dimension.low, dimension.high]

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_lab.backends.bundle import MANIFEST, Bundle, Card, open_bundle, open_trusted, sha256_of
+from fer_lab.backends.bundle import MANIFEST, Bundle, Card, check_signer, open_bundle, open_trusted, sha256_of
+from fer_lab.backends.signature import demanded
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, Unreachable, nearest
 from fer_lab.data import faces
@@ -305,17 +306,17 @@ def _resolve_offline(ref: str, cache: Path, error: Unreachable) -> Resolved:
 def _cached(folder: Path, digest: str, signer: str | None) -> Bundle | None:
     """The cached bundle when it is whole, the right one and signed as it was; a copy that is not is removed.
 
-    Raises what `open_trusted` raises when only the demanded signature is another: that is no damage, and the copy stays.
+    Raises as `open_trusted` does when only the demanded signature is another: that is no damage, and the copy stays.
     """
     if not folder.is_dir():
         return None
     try:
         bundle = open_bundle(folder)
-        whole = (bundle.digest, bundle.signed_by) == (digest, signer)
     except (InputError, IntegrityError):
-        whole = False
-    if whole:
-        return open_trusted(folder)
+        bundle = None
+    if bundle is not None and (bundle.digest, bundle.signed_by) == (digest, signer):
+        check_signer(folder, signer, demanded())
+        return bundle
     note(f"note: the copy in {folder} is damaged; fetching it again")
     shutil.rmtree(folder)
     return None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from gate_records import HOST, good_comparison, good_row, profile
-from tracking_store import fresh_store
+from tracking_store import fresh_store, signing_key
 
 from fer_lab import promote
 from fer_lab.backends.bundle import Bundle, Card, open_bundle, write_manifest
@@ -370,8 +370,6 @@ def test_the_champion_changes_its_runtime_and_changes_it_back(root: Path, capsys
 def test_a_signed_copy_of_the_champion_takes_its_place(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same files under a signature are another candidate: measured beside the unsigned one, judged, promoted."""
     import tiny_bundle
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     from fer_lab import register
     from fer_lab.data.synthetic import draw
@@ -383,9 +381,7 @@ def test_a_signed_copy_of_the_champion_takes_its_place(root: Path, capsys: pytes
     policy = root / "policy.yaml"
     policy.write_text("runtime: openvino\ngates: {evidence: {}, not_worse: {margin: 0.1}}\nfirst_promotion: {evidence: {}}\n")
     assert run(capsys, str(bundle), "--policy", str(policy))[0] == 0
-    key = root / "key.pem"
-    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    key.chmod(0o600)
+    key = signing_key(root / "key.pem")
     assert register.main([f"models:/{NAME}/1", "--sign", str(key)]) == 0
     capsys.readouterr()
     code, result, err = run(capsys, f"models:/{NAME}/2", "--policy", str(policy))

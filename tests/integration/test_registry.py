@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gate_records import SIGNER
-from tracking_store import LABELS, closed_door, fresh_store, tiny_bundle, together
+from tracking_store import LABELS, closed_door, fresh_store, signing_key, tiny_bundle, together
 
 from fer_lab import register as verb
 from fer_lab.backends.bundle import write_manifest
@@ -262,12 +262,7 @@ def test_a_version_is_signed_as_a_version_of_its_own(  # type: ignore[no-untyped
     store, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Signing never changes what is there; a lost or a foreign signature is noticed, and one can be demanded."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = tmp_path / "key.pem"
-    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    key.chmod(0o600)
+    key = signing_key(tmp_path / "key.pem")
     register(store, bundle, run_id=None)
     for _ in range(2):  # the second time the signed version is there
         assert verb.main([f"models:/{NAME}/1", "--sign", str(key), "--alias", "challenger"]) == 0
