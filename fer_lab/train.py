@@ -7,8 +7,8 @@
     python -m fer_lab.train --resume RUN_ID                                    # go on after Ctrl-C, a kill, a crash
 
 The run is logged to the store (`python -m fer_lab.ui` shows it): configuration, metrics per epoch, curves, confusion
-matrix, worst mistakes, and the bundle. The best epoch is chosen on the validation split, the temperature is fitted there;
-the test split is not read. Checkpoints stay in mlruns/work/RUN_ID until the run is finished; Ctrl-C and SIGTERM stop at
+matrix, worst mistakes, and the bundle. The best epoch is chosen on the validation split, calibrated
+there (temperature, or with train.calibration=bias a bias per class too); the test split is not read. Checkpoints stay in mlruns/work/RUN_ID until the run is finished; Ctrl-C and SIGTERM stop at
 the next step, and a resumed run ends (on a CPU) with the weights of an uninterrupted one.
 
 Prints a table, the command to type next, and one line of JSON: {"run_id": …, "val": {"accuracy": …, "macro_recall": …,
@@ -100,8 +100,9 @@ def _one(
         ["metric", "value"],
         [[name, f"{figures[name]:.4f}"] for name in SHOWN if name in figures],
     )
+    chosen = f"epoch {result.best_epoch + 1} of {result.epochs_run}" if result.epochs_run else "the weights as they were given"
     console.say(
-        f"epoch {result.best_epoch + 1} of {result.epochs_run}; temperature {result.temperature:.3f} "
+        f"{chosen}; temperature {result.temperature:.3f} "
         f"(KL to votes {figures['kl_to_votes_raw']:.4f} before, {figures['kl_to_votes']:.4f} after)"
     )
     console.next_command(f"python -m fer_lab.register runs:/{tracked.run_id}")

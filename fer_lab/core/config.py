@@ -96,7 +96,7 @@ class EarlyStopping(Section):
 class TrainConfig(Section):
     """Optimisation."""
 
-    epochs: PositiveInt = 60
+    epochs: int = Field(60, ge=0, description="0: calibrate, measure and log model.weights_file as it is")
     batch_size: int = Field(128, ge=2)
     image_size: int = Field(96, ge=32, le=512, description="side in pixels to which the graph enlarges a face")
     stages: tuple[SizeStage, ...] = Field((), description="progressive sizes before the last one, e.g. [{from_epoch: 0, size: 64}]")
@@ -121,6 +121,9 @@ class TrainConfig(Section):
     threads: PositiveInt | None = Field(None, description="CPU threads (all cores when null)")
     early_stopping: EarlyStopping | None = None
     select: str = Field("val/accuracy", description="the metric whose best epoch is the run's checkpoint")
+    calibration: Literal["temperature", "bias"] = Field(
+        "temperature", description="fitted on the validation split at the end: a temperature, or with it a bias per class"
+    )
     keep: tuple[str, ...] = Field((), description="further metrics whose best epochs are kept as artifacts")
     teachers: tuple[str, ...] = Field((), description="models whose mean probabilities are distilled, e.g. [runs:/ID]")
     teacher_weight: float = Field(0.5, ge=0, le=1)

@@ -12,6 +12,7 @@ import torch
 
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.models.family import Family
+from fer_lab.models.weights import shape_in
 
 
 def build(
@@ -30,8 +31,12 @@ def build(
     if weights_file is not None:
         if not weights_file.is_file():
             raise NotFound(f"model.weights_file: no such file {weights_file}")
+        overlay: dict[str, str | int] = {"file": str(weights_file)}
+        shape = shape_in(weights_file, "classifier.weight")
+        if shape is not None and shape[0] == classes:
+            overlay["num_classes"] = classes  # timm takes a file for ImageNet's, and leaves a classifier of other classes out
         try:
-            network = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay={"file": str(weights_file)}, **options)
+            network = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         except Exception as error:  # timm raises whatever its reader meets: pickle, zip, safetensors, shape errors
             raise InputError(f"model.weights_file {weights_file} does not fit {backbone}: {_first_line(error)}") from None
     elif pretrained:

@@ -16,6 +16,17 @@ def save_weights(backbone: nn.Module, path: Path) -> None:
     write_tensors(backbone.state_dict(), path)
 
 
+def shape_in(path: Path, tensor: str) -> tuple[int, ...] | None:
+    """Return the shape of a tensor in a safetensors file; None where the file lacks it or is of another kind."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return tuple(file.get_slice(tensor).get_shape())
+    except SafetensorError:
+        return None
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file: staged beside the target, flushed to disk, then renamed over it.
 

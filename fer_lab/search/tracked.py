@@ -237,7 +237,8 @@ def _log_result(run: Run, result: FitResult, dataset: FaceDataset, folder: Path,
     matrix = confusion(result.valid_targets, predicted, len(result.labels))
     row_of = {image: row for row, image in enumerate(dataset.names)}
     pixels = dataset.pixels[[row_of[image] for image in result.valid_names]]
-    plots.curves(result.history, folder / "curves.png")
+    if result.history:
+        plots.curves(result.history, folder / "curves.png")
     plots.confusion_matrix(matrix, result.labels, folder / "confusion.png")
     plots.reliability(result.valid_probs, result.valid_targets, folder / "reliability.png", title="Validation, calibrated")
     plots.worst_mistakes(

@@ -29,8 +29,8 @@ from fer_lab.models import backbones
 from fer_lab.models.deployable import Deployable, normalise
 from fer_lab.models.weights import save_weights
 from fer_lab.training import augment, checkpoint, recipe, targets
+from fer_lab.training.calibration import cross_fitted, fit_bias, fit_temperature, softmax
 from fer_lab.training.depthwise import depthwise_precision
-from fer_lab.training.temperature import fit_temperature, softmax
 
 if TYPE_CHECKING:
     from fer_lab.data.faces import FaceDataset
@@ -57,12 +57,12 @@ class FitResult:
 
     epochs_run: int
     best_epoch: int  # 0-based
-    validation: dict[str, float]  # "val/accuracy", … with the temperature; "val/nll_raw", … before it
+    validation: dict[str, float]  # "val/accuracy", … calibrated; "val/nll_raw", … before that
     temperature: float
     weights: Path
     kept: dict[str, Path]  # metric → weights of its best epoch
     history: list[dict[str, float]]  # one record per epoch, with "epoch"
-    valid_probs: npt.NDArray[np.float32]  # [N, K], with the temperature
+    valid_probs: npt.NDArray[np.float32]  # [N, K], calibrated (with `train.calibration=bias`: by the other faces)
     valid_targets: npt.NDArray[np.int64]  # [N]
     valid_names: tuple[str, ...]
     valid_votes: npt.NDArray[np.uint8]  # [N, 10]
@@ -150,7 +150,7 @@ class _Training:
             pretrained=config.model.pretrained,
             weights_file=config.model.weights_file,
         ).to(device)
-        recipe.start_classifier(self.network, config.model.head_std)
+        recipe.start_classifier(self.network, config.model.head_std, config.model.weights_file)
         if self.settings.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in self.network.parameters())
@@ -165,8 +165,8 @@ class _Training:
         self.faces = _on_device(dataset.pixels[self.train.rows], device)
         self.targets = torch.from_numpy(self.train.targets).to(device)
         self.valid_faces = _on_device(dataset.pixels[self.valid.rows], device)
-        weights = targets.class_weights(self.settings.class_weights, self.train, self.labels)
-        self.class_weights = torch.from_numpy(weights).to(device)
+        self.weights = targets.class_weights(self.settings.class_weights, self.train, self.labels)
+        self.class_weights = torch.from_numpy(self.weights).to(device)
 
         self.epoch = 0  # the next one to run
         self.history: list[dict[str, float]] = []
@@ -185,6 +185,8 @@ class _Training:
             self._publish()
             if on_epoch is not None:
                 on_epoch(done, dict(metrics))
+        if self.settings.epochs == 0:  # the weights that it started from are the checkpoint
+            self._note_best(self._validation(softmax(self._logits(self._shipped(), self.settings.image_size))))
         return self._result(time.perf_counter() - start)
 
     # one epoch
@@ -366,11 +368,11 @@ class _Training:
         network = self._shipped()
         network.load_state_dict(load_file(weights))
         logits = self._logits(network, self.settings.image_size)
-        temperature = fit_temperature(logits, self.valid.labels)
-        raw, probs = softmax(logits), softmax(logits, temperature)
-        before = self._validation(raw)
-        validation = self._validation(probs)
-        validation |= {f"{name}_raw": before[name] for name in ("val/nll", "val/ece", "val/kl_to_votes") if name in before}
+        temperature, probs = self._calibrate(network, logits, weights)
+        before, validation = self._validation(softmax(logits)), self._validation(probs)
+        moved = [] if np.array_equal(probs.argmax(axis=1), logits.argmax(axis=1)) else ["val/accuracy", "val/macro_recall"]
+        moved += ["val/nll", "val/ece", "val/kl_to_votes"]
+        validation |= {f"{name}_raw": before[name] for name in moved if name in before}
         names = tuple(self.dataset.names[row] for row in self.valid.rows)
         return FitResult(
             epochs_run=self.epoch,
@@ -392,6 +394,23 @@ class _Training:
             teacher_digests=self.teacher_digests,
             wall_s=wall_s,
         )
+
+    def _calibrate(
+        self, network: nn.Module, logits: npt.NDArray[np.float32], weights: Path
+    ) -> tuple[float, npt.NDArray[np.float32]]:
+        """Return the temperature and the calibrated probabilities of the validation faces, float32 [N, K].
+
+        Biases become part of the classifier's, in `weights` too: whatever runs the network has them.
+        """
+        if self.settings.calibration == "temperature":
+            temperature = fit_temperature(logits, self.valid.labels)
+            return temperature, softmax(logits, temperature)
+        biases, temperature = fit_bias(logits, self.valid.labels, self.weights)
+        classifier = recipe.classifier(network)
+        with torch.no_grad():
+            classifier.bias += torch.from_numpy(biases).to(classifier.bias)
+        save_weights(network, weights)
+        return temperature, cross_fitted(logits, self.valid.labels, self.weights)
 
 
 def _make_ema(network: nn.Module, decay: float | None) -> Any:

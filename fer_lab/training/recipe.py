@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from fer_lab.core.config import RunConfig, TrainConfig
 from fer_lab.core.errors import InputError, NotFound, nearest
+from fer_lab.models.weights import shape_in
 from fer_lab.training import checkpoint
 
 LOWER_IS_BETTER = ("val/nll", "val/brier", "val/ece", "val/kl_to_votes", "val/js_to_votes")
@@ -164,6 +166,8 @@ class Schedule:
         self._timm: Any = None
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._base = [float(group["lr"]) for group in optimizer.param_groups]
+        if config.epochs == 0:
+            return
         if config.schedule == "plateau":
             self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer,
@@ -238,6 +242,8 @@ def check_config(config: RunConfig) -> None:
         backbones.check(config.model.backbone, size)
     if config.model.weights_file is not None and not config.model.weights_file.is_file():
         raise NotFound(f"model.weights_file: no such file {config.model.weights_file}")
+    if config.train.epochs == 0 and config.model.weights_file is None and not config.model.pretrained:
+        raise InputError("train.epochs=0 takes the weights as they are, and there are none: give model.weights_file")
     last = config.train.size_at(config.train.epochs - 1)
     if last != config.train.image_size:
         raise InputError(
@@ -253,14 +259,24 @@ def check_config(config: RunConfig) -> None:
     make_optimizer(config.train, nn.BatchNorm2d(1))  # any parameters do; these take no random numbers
 
 
-def start_classifier(network: nn.Module, std: float | None) -> None:
+def start_classifier(network: nn.Module, std: float | None, weights_file: Path | None = None) -> None:
     """Draw the classifier's first weights from N(0, std²) and zero its bias; None leaves them as the library drew them.
 
     timm and Keras draw uniformly within ±1/√classes whatever the number of features: with 8 classes and 1 280 features the
-    first loss is about 4 instead of ln 8 = 2.08, and a short run spends its first epochs unlearning that.
+    first loss is about 4 instead of ln 8 = 2.08, and a short run spends its first epochs unlearning that. A classifier that
+    came with `weights_file` stays: a run that goes on from a network of the same labels goes on from its answers.
     """
-    if std is None:
+    name, layer = _classifier(network)
+    if std is None or (weights_file is not None and shape_in(weights_file, f"{name}.weight") == tuple(layer.weight.shape)):
         return
-    classifier = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    nn.init.normal_(classifier.weight, std=std)
-    nn.init.zeros_(classifier.bias)
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+
+
+def classifier(network: nn.Module) -> nn.Linear:
+    """Return the layer that gives the logits: the last linear one."""
+    return _classifier(network)[1]
+
+
+def _classifier(network: nn.Module) -> tuple[str, nn.Linear]:
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
