@@ -7,9 +7,10 @@
     python -m fer_lab.train --resume RUN_ID                                    # go on after Ctrl-C, a kill, a crash
 
 The run is logged to the store (`python -m fer_lab.ui` shows it): configuration, metrics per epoch, curves, confusion
-matrix, worst mistakes, and the bundle. The best epoch is chosen on the validation split, calibrated
-there (temperature, or with train.calibration=bias a bias per class too); the test split is not read. Checkpoints stay in mlruns/work/RUN_ID until the run is finished; Ctrl-C and SIGTERM stop at
-the next step, and a resumed run ends (on a CPU) with the weights of an uninterrupted one.
+matrix, worst mistakes, and the bundle. The best epoch is chosen on the validation split and calibrated there, by a
+temperature or (train.calibration=bias) by a bias per class as well; the test split is not read. Checkpoints stay in
+mlruns/work/RUN_ID until the run is finished; Ctrl-C and SIGTERM stop at the next step, and a resumed run ends (on a
+CPU) with the weights of an uninterrupted one. With train.epochs=0, model.weights_file is calibrated and logged as it is.
 
 Prints a table, the command to type next, and one line of JSON: {"run_id": …, "val": {"accuracy": …, "macro_recall": …,
 …}, …}; with --seeds `val` holds means, `sd` their standard deviations (null for a single seed), `runs` the children.

@@ -35,7 +35,8 @@ def build(
 
     drop_rate: dropout before the classifier. drop_path_rate: stochastic depth of the last block (Huang et al., ECCV
     2016), rising linearly from the first. weights_file: a local file (safetensors, or a pickle-free .pth) in place of
-    the hub; the classifier of a safetensors file stays when it has as many classes. Raises InputError for an unknown name or weights that do not fit, NotFound for a missing file.
+    the hub; the classifier in a safetensors file stays when it is one of as many classes. Raises InputError for an
+    unknown name or weights that do not fit, NotFound for a missing file.
     """
     return _family(backbone).build(
         backbone,

@@ -408,7 +408,7 @@ class _Training:
         biases, temperature = fit_bias(logits, self.valid.labels, self.weights)
         classifier = recipe.classifier(network)
         with torch.no_grad():
-            classifier.bias += torch.from_numpy(biases).to(classifier.bias)
+            classifier.bias.add_(torch.from_numpy(biases).to(classifier.bias))
         save_weights(network, weights)
         return temperature, cross_fitted(logits, self.valid.labels, self.weights)
 
