@@ -1,12 +1,14 @@
 """Give a shipped bundle its training weights back, so that a run can go on from them (`model.weights_file`).
 
     python experiments/recover_weights.py experiments/models/ferplus8-b0 --out weights.safetensors
+    python experiments/recover_weights.py experiments/models/ferplus8-b0 --out weights.safetensors --protocol ferplus5
 
 A slim bundle keeps only what runs: an IR whose batch normalisations were folded into the convolutions. This reads the
 IR's convolutions in order, puts them into timm's network, and unfolds: each normalisation takes its statistics from
 2 048 training faces at the size the network was trained at, and the gain and offset that undo them. The answers stay
 those of the IR (checked on the validation faces, off by less than 0.002); the weights differ from the lost ones by a
-factor per output channel, chosen so that each has the length timm draws it with. Needs the prepared dataset.
+factor per output channel, chosen so that each has the length timm draws it with. With --protocol, the classifier keeps that
+protocol's labels alone, so that a run with fewer classes begins with this network's answers. Needs the prepared dataset.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import nn
 
 from fer_lab.backends.bundle import open_bundle
 from fer_lab.backends.session import Predictor
+from fer_lab.core.labels import protocol
 from fer_lab.data import faces as store
 from fer_lab.measure.host import usable_cores
 from fer_lab.models import backbones
@@ -38,6 +41,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="a folder with card.json and openvino-fp16/")
     parser.add_argument("--dataset", default="ferplus-2016", help="the prepared dataset of the statistics")
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+    parser.add_argument("--protocol", help="whose labels the classifier keeps (the card's)")
     options = parser.parse_args()
 
     bundle = open_bundle(options.bundle)
@@ -61,6 +65,10 @@ def main() -> None:
           f"{(ours.argmax(1) != theirs.argmax(1)).sum()} other labels", flush=True)  # fmt: skip
     if off > ANSWERS_WITHIN:
         raise SystemExit(f"not this network: expected less than {ANSWERS_WITHIN}")
+    if options.protocol is not None:
+        rows = [card.labels.index(label) for label in protocol(options.protocol).label_set.labels]
+        network.classifier.weight = nn.Parameter(network.classifier.weight[rows])
+        network.classifier.bias = nn.Parameter(network.classifier.bias[rows])
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(network, options.out)
 

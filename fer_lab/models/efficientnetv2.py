@@ -31,10 +31,11 @@ def build(
     if weights_file is not None:
         if not weights_file.is_file():
             raise NotFound(f"model.weights_file: no such file {weights_file}")
-        overlay: dict[str, str | int] = {"file": str(weights_file)}
-        shape = shape_in(weights_file, "classifier.weight")
-        if shape is not None and shape[0] == classes:
-            overlay["num_classes"] = classes  # timm takes a file for ImageNet's, and leaves a classifier of other classes out
+        overlay: dict[str, object] = {"file": str(weights_file)}
+        if (shape := shape_in(weights_file, "classifier.weight")) is not None and shape[0] == classes:
+            overlay["num_classes"] = classes  # timm takes a file for ImageNet's: it would leave the classifier out,
+        if (shape := shape_in(weights_file, "conv_stem.weight")) is not None and shape[1] == 1:
+            overlay["input_size"] = (1, 224, 224)  # and warn that the file has one channel instead of three
         try:
             network = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         except Exception as error:  # timm raises whatever its reader meets: pickle, zip, safetensors, shape errors

@@ -97,6 +97,26 @@ def test_the_card_names_the_weights_that_were_started_from_by_content(lab: Path,
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_weights_are_calibrated_as_they_are_without_an_epoch(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run like any other: figures, a bundle, a card that says from what. Without weights there is nothing to calibrate."""
+    from fer_lab.tracking.store import open_store
+
+    weights = lab / "given.safetensors"
+    weights.write_bytes(b"the tiny backbone does not look inside")
+    arguments = [*SMALL, "train.epochs=0", "train.calibration=bias"]
+    assert train.main([*arguments, f"model.weights_file={weights}"]) == 0
+    out, _ = capsys.readouterr()
+    assert "the weights as they were given; temperature" in out
+    result = json.loads(out.splitlines()[-1])
+    assert (result["epochs_run"], result["best_epoch"]) == (0, 0)
+    assert {"accuracy", "nll", "nll_raw"} <= set(result["val"])
+    assert open_store().run_info(result["run_id"])["status"] == "FINISHED"
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "give model.weights_file" in err
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_several_seeds_are_children_of_one_run_with_a_mean(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The parent carries mean and standard deviation."""
     from fer_lab.tracking.store import open_store
@@ -177,11 +197,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_is_loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And fits its backbone and protocol, also on a host without the bf16 that some ask for."""
+    """And fits its backbone and protocol, also on a host without the bf16 that some ask for. One needs a weights file."""
     from fer_lab.training import recipe
 
     monkeypatch.setattr(recipe, "_computes_bf16", lambda device: True)
-    recipe.check_config(load_run_config(path))
+    recipe.check_config(load_run_config(path, [f"model.weights_file={path.as_posix()}"]))
 
 
 @pytest.mark.usefixtures("no_pictures")

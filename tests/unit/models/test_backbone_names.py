@@ -10,6 +10,7 @@ import torch
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.models import backbones
 from fer_lab.models.weights import save_weights
+from fer_lab.training.recipe import start_classifier
 
 B0 = "tf_efficientnetv2_b0"
 
@@ -39,6 +40,20 @@ def test_a_local_weights_file_replaces_the_hub(tmp_path: Path) -> None:
     second = backbones.build(B0, classes=5, weights_file=tmp_path / "w.safetensors")
     torch.testing.assert_close(second.conv_stem.weight, first.conv_stem.weight)  # type: ignore[union-attr]
     assert second(torch.zeros(2, 1, 32, 32)).shape == (2, 5)
+
+
+def test_a_classifier_of_as_many_classes_comes_with_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that goes on from its own kind of network begins with that network's answers."""
+    first = backbones.build(B0, classes=8).eval()
+    save_weights(first, tmp_path / "w.safetensors")
+    second = backbones.build(B0, classes=8, weights_file=tmp_path / "w.safetensors")
+    start_classifier(second, 0.01, tmp_path / "w.safetensors")
+    faces = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(second.eval()(faces), first(faces))
+    other = backbones.build(B0, classes=5, weights_file=tmp_path / "w.safetensors")
+    start_classifier(other, 0.01, tmp_path / "w.safetensors")
+    assert 0.009 < float(other.classifier.weight.detach().std()) < 0.011  # type: ignore[union-attr,arg-type,operator]
+    assert caplog.records == []  # timm has nothing to say about a file of our own
 
 
 def test_weights_that_are_missing_or_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fer_lab.core.errors import InputError, IntegrityError, Interrupted
+from fer_lab.core.labels import protocol
+from fer_lab.models import backbones
+from fer_lab.models.deployable import Deployable
 from fer_lab.training import checkpoint
 from fer_lab.training import fit as fit_module
+from fer_lab.training.calibration import fit_bias
 from fer_lab.training.depthwise import DepthwiseInFloat32, depthwise_precision
 from fer_lab.training.fit import NonFinite, Pruned, fit
 
@@ -63,6 +68,26 @@ def test_it_returns_the_selected_checkpoint_and_its_figures(settings: Any, few: 
     assert result.parameters == sum(v.numel() for k, v in state_of(tmp_path)[0].items() if k in {
         "network.0.weight", "network.1.weight", "network.1.bias", "network.6.weight", "network.6.bias",
     })  # fmt: skip
+
+
+def test_biases_become_part_of_the_weights(settings: Any, few: Any, tmp_path: Path) -> None:
+    """What runs the network has them; its other weights are those of the epoch; the figures before are told."""
+    plain = fit(settings(), few, tmp_path / "a")
+    result = fit(settings("train.calibration=bias"), few, tmp_path / "b")
+    without, weights = load_file(plain.weights), load_file(result.weights)
+    assert [name for name in without if not torch.equal(without[name], weights[name])] == ["6.bias"]
+    assert result.validation["val/nll_raw"] == plain.validation["val/nll_raw"]
+    assert result.validation["val/accuracy_raw"] == plain.validation["val/accuracy"]
+    moved = (weights["6.bias"] - without["6.bias"]).numpy()
+    network = backbones.build("tiny", classes=8)
+    network.load_state_dict(without)
+    faces = torch.from_numpy(few.pixels[few.indices("valid")][:, None])
+    logits = Deployable(network.eval(), 32, result.mean, result.std).logits(faces).detach().numpy()
+    labels = protocol("ferplus8").labels(few.votes[few.indices("valid")])
+    kept = labels >= 0
+    biases, temperature = fit_bias(logits[kept], labels[kept], np.ones(8, np.float32))
+    np.testing.assert_allclose(moved, biases, atol=1e-5)
+    assert result.temperature == pytest.approx(temperature, rel=1e-5)
 
 
 def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(settings: Any, few: Any, tmp_path: Path) -> None:
