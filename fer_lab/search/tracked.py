@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fer_lab.training.fit import FitResult
 
 CONFIG = "config.yaml"
+FACES_AT_ONCE = 1024  # of a teacher's: a second or three
 
 
 class Tracked(NamedTuple):
@@ -130,7 +131,8 @@ def tracked_fit(
         teachers = resolve_teachers(config, store)
         result = fit(
             config, dataset, folder, on_epoch=log_epoch, on_step=on_step, should_stop=should_stop, resume=resume,
-            teacher_probs=teacher_probs(teachers, config, dataset), teacher_digests=[one.bundle.digest for one in teachers],
+            teacher_probs=teacher_probs(teachers, config, dataset, should_stop),
+            teacher_digests=[one.bundle.digest for one in teachers],
         )  # fmt: skip
         bundle = write_run_bundle(result, config, dataset, folder / "bundle", run_id=run.id, parent_run_id=parent)
         _log_result(live, result, dataset, folder / "shown", extra or {})
@@ -147,10 +149,13 @@ def tracked_fit(
     return Tracked(run.id, result, bundle)
 
 
-def teacher_probs(teachers: Sequence[Resolved], config: RunConfig, dataset: FaceDataset) -> npt.NDArray[np.float32] | None:
+def teacher_probs(
+    teachers: Sequence[Resolved], config: RunConfig, dataset: FaceDataset, should_stop: Callable[[], int | None] | None = None
+) -> npt.NDArray[np.float32] | None:
     """Return the mean probabilities of teachers for the training split, float32 [n, K], None without teachers.
 
-    A teacher of more labels than the run's is heard on the run's alone, as the votes are.
+    A teacher of more labels than the run's is heard on the run's alone, as the votes are. should_stop() is asked every
+    few seconds and returns a signal number to stop: `Interrupted` is raised.
     """
     if not teachers:
         return None
@@ -164,8 +169,14 @@ def teacher_probs(teachers: Sequence[Resolved], config: RunConfig, dataset: Face
     for resolved in teachers:
         note(f"teacher {resolved.ref_shown}: predicting {len(faces)} training faces")
         runtime = resolved.bundle.runtimes[0] if resolved.bundle.runtimes else "torch"  # a slim bundle has no torch weights
+        parts = []
         with Predictor.open(resolved.bundle, runtime, threads=config.train.threads or usable_cores()) as predictor:
-            answers.append(wanted.among(predictor.predict(faces), resolved.bundle.card.labels))
+            for start in range(0, len(faces), FACES_AT_ONCE):
+                signal_number = should_stop() if should_stop is not None else None
+                if signal_number is not None:
+                    raise Interrupted(signal_number, "stopped while the teachers answered; no epoch was begun")
+                parts.append(predictor.predict(faces[start : start + FACES_AT_ONCE]))
+        answers.append(wanted.among(np.concatenate(parts), resolved.bundle.card.labels))
     mean: npt.NDArray[np.float32] = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
 

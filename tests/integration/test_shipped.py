@@ -16,7 +16,7 @@ from fer_lab import demo, register
 from fer_lab.backends.bundle import open_bundle
 from fer_lab.backends.session import Predictor
 from fer_lab.core.config import load_run_config
-from fer_lab.core.errors import InputError
+from fer_lab.core.errors import InputError, Interrupted
 from fer_lab.live.lookup import shipped_bundle
 from tests import linear_bundle
 
@@ -78,6 +78,16 @@ def test_it_teaches_without_its_torch_weights(protocol: str, labels: int, shippe
         expected = predictor.predict(drawn.pixels[drawn.indices("train")])[:, :labels]
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probs, expected, atol=1e-3)
+
+
+def test_a_run_can_be_stopped_while_its_teachers_answer(shipped: Path, drawn: Any) -> None:
+    """Minutes for the real faces: Ctrl-C is not kept waiting for the first step."""
+    from fer_lab.search.tracked import resolve_teachers, teacher_probs
+
+    config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{shipped}]"])
+    with pytest.raises(Interrupted, match="no epoch was begun") as caught:
+        teacher_probs(resolve_teachers(config, None), config, drawn, lambda: 2)
+    assert caught.value.exit_code == 130
 
 
 def test_a_teacher_that_lacks_a_label_is_refused(drawn: Any, tmp_path: Path) -> None:
