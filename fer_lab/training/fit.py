@@ -4,7 +4,8 @@
 
 The dataset lives on the device as uint8. The test split is never read: only rows of train and valid are taken.
 `folder` holds checkpoints (`training.checkpoint`) and the best weights; `resume=True` continues there, and on the CPU
-ends with the same weights, bit for bit, as an uninterrupted run.
+ends with the same weights, bit for bit, as an uninterrupted run. Without an epoch (`train.epochs=0`) the weights that it
+starts from are calibrated and measured as they are.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class FitResult:
     """What one training run came to; every figure is of the selected checkpoint on the validation split."""
 
     epochs_run: int
-    best_epoch: int  # 0-based
+    best_epoch: int  # 0-based; 0 without an epoch
     validation: dict[str, float]  # "val/accuracy", … calibrated; "val/nll_raw", … before that
     temperature: float
     weights: Path

@@ -242,8 +242,10 @@ def check_config(config: RunConfig) -> None:
         backbones.check(config.model.backbone, size)
     if config.model.weights_file is not None and not config.model.weights_file.is_file():
         raise NotFound(f"model.weights_file: no such file {config.model.weights_file}")
-    if config.train.epochs == 0 and config.model.weights_file is None and not config.model.pretrained:
-        raise InputError("train.epochs=0 takes the weights as they are, and there are none: give model.weights_file")
+    if config.train.epochs == 0 and config.model.weights_file is None:
+        raise InputError("train.epochs=0 calibrates weights as they are, and there are none: give model.weights_file")
+    if config.train.epochs == 0 and config.train.teachers:
+        raise InputError("train.epochs=0 teaches nothing: leave out train.teachers")
     last = config.train.size_at(config.train.epochs - 1)
     if last != config.train.image_size:
         raise InputError(

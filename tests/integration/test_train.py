@@ -114,6 +114,9 @@ def test_weights_are_calibrated_as_they_are_without_an_epoch(lab: Path, capsys: 
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert "give model.weights_file" in err
+    code, _, err = run(capsys, *arguments, f"model.weights_file={weights}", "train.teachers=[runs:/x]")
+    assert code == 2
+    assert "leave out train.teachers" in err
 
 
 @pytest.mark.usefixtures("no_pictures")
