@@ -8,7 +8,7 @@ IR's convolutions in order, puts them into timm's network, and unfolds: each nor
 2 048 training faces at the size the network was trained at, and the gain and offset that undo them. The answers stay
 those of the IR (checked on the validation faces, off by less than 0.002); the weights differ from the lost ones by a
 factor per output channel, chosen so that each has the length timm draws it with. With --protocol, the classifier keeps that
-protocol's labels alone, so that a run with fewer classes begins with this network's answers. Needs the prepared dataset.
+protocol's labels alone, so that a run with fewer classes begins with this network's logits. Needs the prepared dataset.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def main() -> None:
 
     bundle = open_bundle(options.bundle)
     card = bundle.card
+    wanted = protocol(options.protocol or card.protocol).label_set.labels
+    if missing := set(wanted) - set(card.labels):
+        raise SystemExit(f"{options.bundle} knows no {', '.join(sorted(missing))}, which {options.protocol} asks for")
     dataset = store.resolve(options.dataset, store.home())
     network = backbones.build(card.backbone, classes=len(card.labels)).eval()
     constants = _constants(openvino.Core().read_model(bundle.folder / "openvino-fp16" / "model.xml"))
@@ -65,10 +68,9 @@ def main() -> None:
           f"{(ours.argmax(1) != theirs.argmax(1)).sum()} other labels", flush=True)  # fmt: skip
     if off > ANSWERS_WITHIN:
         raise SystemExit(f"not this network: expected less than {ANSWERS_WITHIN}")
-    if options.protocol is not None:
-        rows = [card.labels.index(label) for label in protocol(options.protocol).label_set.labels]
-        network.classifier.weight = nn.Parameter(network.classifier.weight[rows])
-        network.classifier.bias = nn.Parameter(network.classifier.bias[rows])
+    rows = [card.labels.index(label) for label in wanted]
+    network.classifier.weight = nn.Parameter(network.classifier.weight[rows])
+    network.classifier.bias = nn.Parameter(network.classifier.bias[rows])
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(network, options.out)
 

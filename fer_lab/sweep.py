@@ -200,6 +200,7 @@ def _check_tracking(sweep: Sweep, tracking: str) -> None:
 
 def _check_trials(config: SweepConfig, dataset: FaceDataset) -> None:
     """Check what would fail trial after trial on this host, a wrong word or no GPU, before one is claimed."""
+    from fer_lab.core.errors import InputError
     from fer_lab.search.space import corners
     from fer_lab.training.recipe import check_config, check_metric
     from fer_lab.training.targets import check_faces
@@ -207,6 +208,8 @@ def _check_trials(config: SweepConfig, dataset: FaceDataset) -> None:
     check_metric(config.sweep.metric, "sweep.metric")
     by_data = {}  # choosing faces takes a while, and only `data` says how
     for run in corners(config):
+        if run.train.epochs == 0:
+            raise InputError("train.epochs=0 trains nothing, so there is nothing to search; give train.epochs")
         check_config(run)
         by_data[run.data] = run
     for run in by_data.values():

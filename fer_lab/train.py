@@ -64,12 +64,15 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
+    from fer_lab.core.errors import InputError
     from fer_lab.search.tracked import resolve_teachers
     from fer_lab.tracking.store import open_store
 
     path, overrides = _split(args)
     config = load_run_config(path, overrides)
     seeds = _seeds(args.seeds) if args.seeds else None
+    if seeds and config.train.epochs == 0:
+        raise InputError("train.epochs=0 draws nothing: every seed would be the same run; leave --seeds out")
     dataset = _checked(config)
     store = open_store()  # an unreachable server is said before anything trains
     resolve_teachers(config, store)  # so is a teacher that is not there or cannot teach this
@@ -101,9 +104,10 @@ def _one(
         ["metric", "value"],
         [[name, f"{figures[name]:.4f}"] for name in SHOWN if name in figures],
     )
+    before = "" if "accuracy_raw" not in figures else f"accuracy {figures['accuracy_raw']:.4f} before the biases; "
     chosen = f"epoch {result.best_epoch + 1} of {result.epochs_run}" if result.epochs_run else "the weights as they were given"
     console.say(
-        f"{chosen}; temperature {result.temperature:.3f} "
+        f"{chosen}; {before}temperature {result.temperature:.3f} "
         f"(KL to votes {figures['kl_to_votes_raw']:.4f} before, {figures['kl_to_votes']:.4f} after)"
     )
     console.next_command(f"python -m fer_lab.register runs:/{tracked.run_id}")

@@ -55,12 +55,14 @@ class ModelConfig(Section):
 
     backbone: str = "tf_efficientnetv2_b0"
     pretrained: bool = False
-    weights_file: Path | None = Field(None, description="a local weights file of the backbone, instead of the hub")
+    weights_file: Path | None = Field(
+        None, description="a local weights file of the backbone; a classifier of as many classes stays"
+    )
     drop_rate: float = Field(0.2, ge=0, lt=1)
     drop_path_rate: float = Field(0.1, ge=0, lt=1)
     mean: float | None = Field(None, description="of gray values in 0–1; timm's record of the backbone when null")
     std: PositiveFloat | None = None
-    head_std: PositiveFloat | None = Field(0.01, description="of the classifier's first weights; as Keras draws them when null")
+    head_std: PositiveFloat | None = Field(0.01, description="of a new classifier's weights; as Keras draws them when null")
 
 
 class AugmentConfig(Section):
@@ -124,14 +126,14 @@ class TrainConfig(Section):
     calibration: Literal["temperature", "bias"] = Field(
         "temperature", description="fitted on the validation split at the end: a temperature, or with it a bias per class"
     )
-    keep: tuple[str, ...] = Field((), description="further metrics whose best epochs are kept as artifacts")
+    keep: tuple[str, ...] = Field((), description="further metrics whose best epochs are kept as artifacts, not calibrated")
     teachers: tuple[str, ...] = Field((), description="models whose mean probabilities are distilled, e.g. [runs:/ID]")
     teacher_weight: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _stages_ascend(self) -> TrainConfig:
         starts = [stage.from_epoch for stage in self.stages]
-        if starts != sorted(set(starts)) or (starts and (starts[0] != 0 or starts[-1] >= self.epochs)):
+        if starts != sorted(set(starts)) or (starts and (starts[0] != 0 or starts[-1] >= max(self.epochs, 1))):
             raise ValueError(f"stages must start at epoch 0 and ascend below epochs={self.epochs}, got from_epoch {starts}")
         return self
 

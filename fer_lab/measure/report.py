@@ -94,9 +94,12 @@ def _break_tie(tied: Sequence[Row], quiet: bool) -> tuple[Row, str]:
 
 
 def _validated(row: Row) -> float | None:
-    """Accuracy on the validation split: of this runtime, where `export` verified it, else of the checkpoint. None: unknown."""
-    figures = {**(row.card.get("validation") or {}), **(row.parity or {})}
-    return figures.get("accuracy")
+    """Accuracy on the validation split: the checkpoint's, with what `export` saw this runtime change. None: unknown.
+
+    Not the accuracy that `export` saw: faces that fitted a bias per class flatter it, and the card's figure is cross-fitted.
+    """
+    checkpoint, parity = (row.card.get("validation") or {}).get("accuracy"), row.parity or {}
+    return parity.get("accuracy") if checkpoint is None else checkpoint + parity.get("change", 0.0)
 
 
 def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: int, rule: str) -> list[str]:

@@ -23,7 +23,7 @@ def shape_in(path: Path, tensor: str) -> tuple[int, ...] | None:
     try:
         with safe_open(path, "pt") as file:
             return tuple(file.get_slice(tensor).get_shape())
-    except SafetensorError:
+    except (SafetensorError, OSError):
         return None
 
 

@@ -174,7 +174,7 @@ def teacher_probs(
             for start in range(0, len(faces), FACES_AT_ONCE):
                 signal_number = should_stop() if should_stop is not None else None
                 if signal_number is not None:
-                    raise Interrupted(signal_number, "stopped while the teachers answered; no epoch was begun")
+                    raise Interrupted(signal_number, "stopped while the teachers answered")
                 parts.append(predictor.predict(faces[start : start + FACES_AT_ONCE]))
         answers.append(wanted.among(np.concatenate(parts), resolved.bundle.card.labels))
     mean: npt.NDArray[np.float32] = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -1,8 +1,8 @@
-"""A few numbers, fitted on the validation split, that make a trained network's probabilities honest.
+"""A few numbers, fitted on the validation split, that make a trained network's probabilities those of its labels.
 
 `fit_temperature`: one number (temperature scaling; Guo et al., ICML 2017). `fit_bias`: one number per class as well
-(bias-corrected temperature scaling; Alexandari et al., ICML 2020). A network that learns shares of votes knows how often a
-label is voted for, and not how often it wins: anger gets fewer votes than it has majorities. Biases put that right.
+(bias-corrected temperature scaling; Alexandari et al., ICML 2020). A network that learns shares of votes knows how many
+votes a label gets, and not how often it wins: anger wins more often than its share of the votes. Biases put that right.
 """
 
 from __future__ import annotations
@@ -54,13 +54,12 @@ def fit_bias(
     of_face = weights.astype(np.float64)[targets]
 
     def loss(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        probs = _softmax(values * point[0] + point[1:])
-        nll = -np.log(np.maximum(probs[rows, targets], np.finfo(np.float64).tiny))
-        slope = probs
+        logs = _log_softmax(values * point[0] + point[1:])
+        slope = np.exp(logs)
         slope[rows, targets] -= 1
         slope *= of_face[:, None]
         gradient = np.concatenate([[(slope * values).sum()], slope.sum(axis=0) + point[1:]])
-        return float(of_face @ nll + (point[1:] ** 2).sum() / 2), gradient
+        return float((point[1:] ** 2).sum() / 2 - of_face @ logs[rows, targets]), gradient
 
     start = np.concatenate([[1.0], np.zeros(values.shape[1])])
     scales = [(math.exp(-LOG_RANGE[1]), math.exp(-LOG_RANGE[0]))]
@@ -88,17 +87,15 @@ def cross_fitted(
 
 def softmax(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float32]:
     """Return softmax(logits / temperature) as float32 [N, K]."""
-    return _softmax(logits.astype(np.float64) / temperature).astype(np.float32)
-
-
-def _softmax(scaled: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    probs: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probs: npt.NDArray[np.float32] = np.exp(_log_softmax(logits.astype(np.float64) / temperature)).astype(np.float32)
     return probs
 
 
 def _nll(logits: npt.NDArray[np.float64], targets: npt.NDArray[np.int64], log_temperature: float) -> float:
-    scaled = logits * math.exp(-log_temperature)
-    peak = scaled.max(axis=1)
-    log_sum = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
-    return float((log_sum - scaled[np.arange(len(targets)), targets]).mean())
+    return -float(_log_softmax(logits * math.exp(-log_temperature))[np.arange(len(targets)), targets].mean())
+
+
+def _log_softmax(scaled: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    shifted = scaled - scaled.max(axis=1, keepdims=True)
+    logs: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs

@@ -41,6 +41,7 @@ OnStep = Callable[[int, int, int], None]
 ShouldStop = Callable[[], int | None]
 
 EVALUATION_BATCH = 256  # faces
+MOVED = ("val/nll", "val/ece", "val/kl_to_votes")  # by a temperature; logged before it as well
 NAN_CHECK_STEPS = 20  # on a GPU every look at the loss waits for the device; on the CPU each step is looked at
 
 
@@ -54,7 +55,10 @@ class Pruned(FerLabError):
 
 @dataclass(frozen=True)
 class FitResult:
-    """What one training run came to; every figure is of the selected checkpoint on the validation split."""
+    """What one training run came to; every figure is of the selected checkpoint on the validation split.
+
+    With `train.calibration=bias` they are cross-fitted: a face is calibrated by what the other faces say.
+    """
 
     epochs_run: int
     best_epoch: int  # 0-based; 0 without an epoch
@@ -63,7 +67,7 @@ class FitResult:
     weights: Path
     kept: dict[str, Path]  # metric → weights of its best epoch
     history: list[dict[str, float]]  # one record per epoch, with "epoch"
-    valid_probs: npt.NDArray[np.float32]  # [N, K], calibrated (with `train.calibration=bias`: by the other faces)
+    valid_probs: npt.NDArray[np.float32]  # [N, K], calibrated
     valid_targets: npt.NDArray[np.int64]  # [N]
     valid_names: tuple[str, ...]
     valid_votes: npt.NDArray[np.uint8]  # [N, 10]
@@ -187,7 +191,12 @@ class _Training:
             if on_epoch is not None:
                 on_epoch(done, dict(metrics))
         if self.settings.epochs == 0:  # the weights that it started from are the checkpoint
-            self._note_best(self._validation(softmax(self._logits(self._shipped(), self.settings.image_size))))
+            logits = self._logits(self._shipped(), self.settings.image_size)
+            if not np.isfinite(logits).all():
+                raise NonFinite(f"{self.config.model.weights_file} gives logits that are not finite; take other weights")
+            self._note_best(self._validation(softmax(logits)))
+            if should_stop is not None and (signal_number := should_stop()) is not None:
+                raise Interrupted(signal_number, "stopped before the calibration; nothing was changed")
         return self._result(time.perf_counter() - start)
 
     # one epoch
@@ -371,8 +380,7 @@ class _Training:
         logits = self._logits(network, self.settings.image_size)
         temperature, probs = self._calibrate(network, logits, weights)
         before, validation = self._validation(softmax(logits)), self._validation(probs)
-        moved = [] if np.array_equal(probs.argmax(axis=1), logits.argmax(axis=1)) else ["val/accuracy", "val/macro_recall"]
-        moved += ["val/nll", "val/ece", "val/kl_to_votes"]
+        moved = MOVED if self.settings.calibration == "temperature" else ("val/accuracy", "val/macro_recall", *MOVED)
         validation |= {f"{name}_raw": before[name] for name in moved if name in before}
         names = tuple(self.dataset.names[row] for row in self.valid.rows)
         return FitResult(
@@ -407,7 +415,7 @@ class _Training:
             temperature = fit_temperature(logits, self.valid.labels)
             return temperature, softmax(logits, temperature)
         biases, temperature = fit_bias(logits, self.valid.labels, self.weights)
-        classifier = recipe.classifier(network)
+        _, classifier = recipe.classifier(network)
         with torch.no_grad():
             classifier.bias.add_(torch.from_numpy(biases).to(classifier.bias))
         save_weights(network, weights)

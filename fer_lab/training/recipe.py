@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fer_lab.core.config import RunConfig, TrainConfig
 from fer_lab.core.errors import InputError, NotFound, nearest
+from fer_lab.core.labels import protocol
 from fer_lab.models.weights import shape_in
 from fer_lab.training import checkpoint
 
@@ -242,10 +243,8 @@ def check_config(config: RunConfig) -> None:
         backbones.check(config.model.backbone, size)
     if config.model.weights_file is not None and not config.model.weights_file.is_file():
         raise NotFound(f"model.weights_file: no such file {config.model.weights_file}")
-    if config.train.epochs == 0 and config.model.weights_file is None:
-        raise InputError("train.epochs=0 calibrates weights as they are, and there are none: give model.weights_file")
-    if config.train.epochs == 0 and config.train.teachers:
-        raise InputError("train.epochs=0 teaches nothing: leave out train.teachers")
+    if config.train.epochs == 0:
+        _check_without_epochs(config)
     last = config.train.size_at(config.train.epochs - 1)
     if last != config.train.image_size:
         raise InputError(
@@ -261,24 +260,41 @@ def check_config(config: RunConfig) -> None:
     make_optimizer(config.train, nn.BatchNorm2d(1))  # any parameters do; these take no random numbers
 
 
+def _check_without_epochs(config: RunConfig) -> None:
+    from fer_lab.models import backbones
+
+    if config.model.weights_file is None:
+        raise InputError("train.epochs=0 calibrates weights as they are, and there are none: give model.weights_file")
+    for key, given in (("train.teachers", config.train.teachers), ("train.stages", config.train.stages)):
+        if given:
+            raise InputError(f"train.epochs=0 trains nothing: leave out {key} ({key}=[])")
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        network = backbones.build(config.model.backbone, classes=len(protocol(config.data.protocol).label_set.labels))
+    if not _comes_with(config.model.weights_file, *classifier(network)):
+        raise InputError(
+            f"train.epochs=0: {config.model.weights_file} holds no classifier of {config.data.protocol}'s classes, as the "
+            f"safetensors file of such a {config.model.backbone} does; train it for an epoch or more"
+        )
+
+
 def start_classifier(network: nn.Module, std: float | None, weights_file: Path | None = None) -> None:
     """Draw the classifier's first weights from N(0, std²) and zero its bias; None leaves them as the library drew them.
 
     timm and Keras draw uniformly within ±1/√classes whatever the number of features: with 8 classes and 1 280 features the
-    first loss is about 4 instead of ln 8 = 2.08, and a short run spends its first epochs unlearning that. A classifier that
-    came with `weights_file` stays: a run that goes on from a network of the same labels goes on from its answers.
+    first loss is about 4 instead of ln 8 = 2.08, and a short run spends its first epochs unlearning that. A classifier of as
+    many classes that came with `weights_file` stays: the run goes on from that network's answers.
     """
-    name, layer = _classifier(network)
-    if std is None or (weights_file is not None and shape_in(weights_file, f"{name}.weight") == tuple(layer.weight.shape)):
+    name, layer = classifier(network)
+    if std is None or (weights_file is not None and _comes_with(weights_file, name, layer)):
         return
     nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
 
 
-def classifier(network: nn.Module) -> nn.Linear:
-    """Return the layer that gives the logits: the last linear one."""
-    return _classifier(network)[1]
-
-
-def _classifier(network: nn.Module) -> tuple[str, nn.Linear]:
+def classifier(network: nn.Module) -> tuple[str, nn.Linear]:
+    """Return name and layer of what gives the logits: the last linear one."""
     return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
+def _comes_with(weights_file: Path, name: str, layer: nn.Linear) -> bool:
+    return shape_in(weights_file, f"{name}.weight") == tuple(layer.weight.shape)

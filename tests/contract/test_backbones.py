@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from fer_lab.core.errors import InputError
 from fer_lab.models import backbones
 from fer_lab.models.weights import save_weights
+from fer_lab.training.recipe import start_classifier
 
 QUICK = "tf_efficientnetv2_b0"
 CASES = [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in backbones.known()]
@@ -54,6 +55,17 @@ def test_its_weights_survive_a_file(network: tuple[str, torch.nn.Module], tmp_pa
     fresh = backbones.build(name, classes=8)
     fresh.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), module.state_dict().values(), strict=True))
+
+
+def test_a_file_of_as_many_classes_gives_the_same_answers(network: tuple[str, torch.nn.Module], tmp_path: Path) -> None:
+    """Classifier and all: whoever decides whether a new one is drawn and whoever loads it agree."""
+    name, module = network
+    save_weights(module, tmp_path / "weights.safetensors")
+    again = backbones.build(name, classes=8, weights_file=tmp_path / "weights.safetensors").eval()
+    start_classifier(again, 0.01, tmp_path / "weights.safetensors")
+    faces = torch.randn(2, 1, SIZE, SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(again(faces), module(faces))
 
 
 def test_it_says_how_to_normalise_and_how_small_is_too_small(network: tuple[str, torch.nn.Module]) -> None:

@@ -67,9 +67,14 @@ def test_the_demo_runs_it_when_the_registry_is_empty(home: Path, shipped: Path, 
 
 
 @pytest.mark.parametrize(("protocol", "labels"), [("ferplus8", 8), ("ferplus5", 5)])
-def test_it_teaches_without_its_torch_weights(protocol: str, labels: int, shipped: Path, drawn: Any) -> None:
+def test_it_teaches_without_its_torch_weights(
+    protocol: str, labels: int, shipped: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A slim bundle answers for the training faces in a runtime that it has; a run with fewer labels hears it on those."""
+    from fer_lab.search import tracked
     from fer_lab.search.tracked import resolve_teachers, teacher_probs
+
+    monkeypatch.setattr(tracked, "FACES_AT_ONCE", 300)
 
     config = load_run_config(None, ["data.dataset=synthetic", f"data.protocol={protocol}", f"train.teachers=[{shipped}]"])
     probs = teacher_probs(resolve_teachers(config, None), config, drawn)
@@ -80,13 +85,16 @@ def test_it_teaches_without_its_torch_weights(protocol: str, labels: int, shippe
     np.testing.assert_allclose(probs, expected, atol=1e-3)
 
 
-def test_a_run_can_be_stopped_while_its_teachers_answer(shipped: Path, drawn: Any) -> None:
+def test_a_run_can_be_stopped_while_its_teachers_answer(shipped: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes for the real faces: Ctrl-C is not kept waiting for the first step."""
+    from fer_lab.search import tracked
     from fer_lab.search.tracked import resolve_teachers, teacher_probs
 
+    monkeypatch.setattr(tracked, "FACES_AT_ONCE", 64)
+    asked = iter([None, None, 2])
     config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{shipped}]"])
-    with pytest.raises(Interrupted, match="no epoch was begun") as caught:
-        teacher_probs(resolve_teachers(config, None), config, drawn, lambda: 2)
+    with pytest.raises(Interrupted, match="teachers answered") as caught:
+        teacher_probs(resolve_teachers(config, None), config, drawn, lambda: next(asked))
     assert caught.value.exit_code == 130
 
 

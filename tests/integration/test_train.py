@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_backbone import register_tiny
+from tiny_backbone import build_tiny, register_tiny
 
 from fer_lab import train
 from fer_lab.core.config import load_run_config
+from fer_lab.models import backbones
+from fer_lab.models.weights import save_weights
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALL = [
@@ -37,6 +39,12 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("curves", "confusion_matrix", "reliability", "worst_mistakes"):
         monkeypatch.setattr(plots, name, lambda *arguments, **options: None)
+
+
+def written(path: Path, classes: int = 8) -> Path:
+    """A weights file of the tiny backbone."""
+    save_weights(build_tiny("tiny", classes=classes), path)
+    return path
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -88,8 +96,7 @@ def test_the_card_names_the_weights_that_were_started_from_by_content(lab: Path,
     from fer_lab.tracking.registry import resolve
     from fer_lab.tracking.store import open_store
 
-    weights = lab / "started.safetensors"
-    weights.write_bytes(b"the tiny backbone does not look inside")
+    weights = written(lab / "started.safetensors")
     code, result, err = run(capsys, *SMALL, "train.epochs=1", f"model.weights_file={weights}")
     assert code == 0, err
     card = resolve(f"runs:/{result['run_id']}", open_store()).bundle.card
@@ -98,25 +105,44 @@ def test_the_card_names_the_weights_that_were_started_from_by_content(lab: Path,
 
 @pytest.mark.usefixtures("no_pictures")
 def test_weights_are_calibrated_as_they_are_without_an_epoch(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run like any other: figures, a bundle, a card that says from what. Without weights there is nothing to calibrate."""
+    """A run like any other, with a bundle of the same weights, the classifier's biases apart."""
+    from safetensors.torch import load_file
+
+    from fer_lab.tracking.registry import resolve
     from fer_lab.tracking.store import open_store
 
-    weights = lab / "given.safetensors"
-    weights.write_bytes(b"the tiny backbone does not look inside")
+    weights = written(lab / "given.safetensors")
     arguments = [*SMALL, "train.epochs=0", "train.calibration=bias"]
     assert train.main([*arguments, f"model.weights_file={weights}"]) == 0
     out, _ = capsys.readouterr()
-    assert "the weights as they were given; temperature" in out
+    assert "the weights as they were given; accuracy 0." in out
     result = json.loads(out.splitlines()[-1])
     assert (result["epochs_run"], result["best_epoch"]) == (0, 0)
-    assert {"accuracy", "nll", "nll_raw"} <= set(result["val"])
-    assert open_store().run_info(result["run_id"])["status"] == "FINISHED"
-    code, _, err = run(capsys, *arguments)
+    assert {"accuracy", "accuracy_raw", "nll", "nll_raw"} <= set(result["val"])
+    given = load_file(weights)
+    shipped = load_file(resolve(f"runs:/{result['run_id']}", open_store()).bundle.folder / "weights.safetensors")
+    assert [name for name in given if not given[name].equal(shipped[name])] == ["6.bias"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "arguments", "words"),
+    [
+        (None, [], "give model.weights_file"),
+        (5, [], "holds no classifier of ferplus8's classes"),
+        (8, ["train.teachers=[runs:/x]"], "leave out train.teachers"),
+        (8, ["train.stages=[{from_epoch: 0, size: 32}]"], "leave out train.stages"),
+        (8, ["--seeds", "0..1"], "every seed would be the same run"),
+    ],
+)
+def test_what_cannot_be_calibrated_without_an_epoch_is_refused(
+    lab: Path, capsys: pytest.CaptureFixture[str], classes: int | None, arguments: list[str], words: str
+) -> None:
+    """Before a run exists: a classifier drawn at random would be registered as if somebody had trained it."""
+    given = [] if classes is None else [f"model.weights_file={written(lab / 'given.safetensors', classes)}"]
+    code, _, err = run(capsys, *SMALL, "train.epochs=0", *given, *arguments)
     assert code == 2
-    assert "give model.weights_file" in err
-    code, _, err = run(capsys, *arguments, f"model.weights_file={weights}", "train.teachers=[runs:/x]")
-    assert code == 2
-    assert "leave out train.teachers" in err
+    assert words in err
+    assert not (lab / "mlruns").exists()
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -199,12 +225,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_every_recipe_is_loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And fits its backbone and protocol, also on a host without the bf16 that some ask for. One needs a weights file."""
+def test_every_recipe_is_loaded(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And fits its backbone and protocol, also on a host without the bf16 that some ask for."""
     from fer_lab.training import recipe
 
     monkeypatch.setattr(recipe, "_computes_bf16", lambda device: True)
-    recipe.check_config(load_run_config(path, [f"model.weights_file={path.as_posix()}"]))
+    config = load_run_config(path)
+    if config.train.epochs == 0:
+        save_weights(backbones.build(config.model.backbone, classes=8), tmp_path / "w.safetensors")
+        config = load_run_config(path, [f"model.weights_file={tmp_path / 'w.safetensors'}"])
+    recipe.check_config(config)
 
 
 @pytest.mark.usefixtures("no_pictures")

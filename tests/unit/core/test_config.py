@@ -34,7 +34,7 @@ def test_a_dumped_configuration_loads_equal(tmp_path: Path) -> None:
     [
         ("train: {learning_rat: 1}", [], "unknown key 'train.learning_rat'"),
         ("train: {epoch: 1}", [], "did you mean 'train.epochs'"),
-        ("train: {epochs: 0}", [], "train.epochs"),
+        ("train: {epochs: -1}", [], "train.epochs"),
         ("train: {lr: -1.0}", [], "train.lr"),
         ("train: {epochs: 1\n", [], "config.yaml:2"),
         ("train:\n\tepochs: 1\n", [], "config.yaml:2:1"),

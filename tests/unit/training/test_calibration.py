@@ -74,6 +74,12 @@ def test_no_face_is_calibrated_by_its_own_label() -> None:
     assert (after != before).any()
 
 
+def test_a_handful_of_faces_is_enough_to_go_on() -> None:
+    """Fewer faces than folds: whole rows of probabilities, no error."""
+    logits, targets = biased(3)
+    np.testing.assert_allclose(cross_fitted(logits, targets, ALIKE).sum(axis=1), 1, rtol=1e-5)
+
+
 def test_softmax_survives_large_logits() -> None:
     """No overflow."""
     assert softmax(np.array([[1e4, 0.0]], np.float32)).tolist() == [[1.0, 0.0]]
