@@ -63,9 +63,7 @@ class Card(BaseModel):
     temperature: PositiveFloat = 1.0  # logits are divided by it before softmax
     parameters: int = 0
     config: dict[str, Any] = Field(default_factory=dict)  # the whole training configuration
-    validation: dict[str, float] = Field(
-        default_factory=dict
-    )  # metrics of the checkpoint on the validation split, see `training.fit.FitResult`
+    validation: dict[str, float] = Field(default_factory=dict)  # of the checkpoint, on validation; see `training.fit.FitResult`
     commit: str = "unknown"
     versions: dict[str, str] = Field(default_factory=dict)
     run_id: str | None = None
