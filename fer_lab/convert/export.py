@@ -215,7 +215,8 @@ class Workshop:
         for method in methods:
             try:
                 if own_folder:
-                    self.progress(f"{runtime}: converting" + (f" ({method})" if method else ""))
+                    why = f"; before: {reason}; layer after layer goes back to float, minutes" if reason else ""
+                    self.progress(f"{runtime}: converting" + (f" ({method}{why})" if method else ""))
                     shutil.rmtree(folder, ignore_errors=True)
                     self._build(runtime, folder, method)
                 if unavailable:

@@ -21,10 +21,14 @@ def passes(gate: str, kept: Comparison, row: Row, rules: str) -> bool:
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
 def test_a_kept_record_is_about_its_own_artifacts_and_data(path: Path) -> None:
-    """Parity by digest for every exported artifact; other labels of the same pictures only where the policy names them."""
+    """Parity by digest for every exported artifact; other labels of the same pictures only where the policy names them.
+
+    A runtime that runs another's files (openvino-bf16) is measured also where `export` was not asked to verify it.
+    """
     kept = comparison.read(path)
     tested = kept.split == "test"  # the ablation is about validation faces: no evidence for a promotion
     for row in kept.rows:
-        assert passes("parity", kept, row, "default"), row.runtime
+        unverified = row.runtime == "openvino-bf16" and row.parity is None
+        assert passes("parity", kept, row, "default") is not unverified, row.runtime
         assert passes("evidence", kept, row, "default") is (tested and kept.label_source == row.card["label_source"])
         assert passes("evidence", kept, row, "ferplus") is (tested and kept.protocol == "ferplus8")
