@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", help="the prepared dataset that calibrates and verifies (the card's)")
     parser.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="policy on INT8 accuracy (0.5)")
     parser.add_argument("--calibration", type=int, default=300, metavar="N", help="training faces that calibrate INT8 (300)")
+    parser.add_argument("--int8-minutes", type=float, default=20, metavar="MIN", help="for putting layers back to float (20)")
     parser.add_argument("--threads", type=int, help="threads of the verification (all usable cores)")
     parser.add_argument("--slim", action="store_true", help="leave torch's weights out: a bundle to ship, not to export again")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration faces")
@@ -67,6 +68,8 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"--seed {args.seed}: a whole number from 0 on is needed")
     if args.calibration < 1 or (args.threads is not None and args.threads < 1):
         raise InputError("--calibration and --threads are at least 1")
+    if not args.int8_minutes > 0:
+        raise InputError(f"--int8-minutes is more than 0, got {args.int8_minutes:g}")
     return _export(args)
 
 
@@ -93,7 +96,7 @@ def _export(args: argparse.Namespace) -> Mapping[str, Any]:
     try:
         result = export.export_bundle(
             source.bundle, dataset, runtimes, out, max_drop=args.max_drop / 100, seed=args.seed, threads=args.threads,
-            exported_from=_origin(source), calibration_faces=args.calibration,
+            exported_from=_origin(source), calibration_faces=args.calibration, int8_minutes=args.int8_minutes,
             keep_weights=not args.slim, progress=lambda text: console.note(f"  {time.perf_counter() - started:6.1f} s  {text}"),
         )  # fmt: skip
     except Refused as error:

@@ -118,6 +118,7 @@ def export_bundle(
     threads: int | None = None,
     exported_from: str | None = None,
     calibration_faces: int = quantise.FACES,
+    int8_minutes: float = quantise.MINUTES,
     keep_weights: bool = True,
     progress: Progress = lambda _: None,
 ) -> ExportResult:
@@ -125,9 +126,10 @@ def export_bundle(
 
     dataset: its training faces calibrate INT8, its validation faces verify. max_drop: of accuracy, a fraction, the policy
     on the INT8 runtimes. threads: for verification (all usable cores when None). exported_from: what to write into the
-    card (the bundle's digest when None). keep_weights: leave torch's weights in the bundle; without them it is small enough
-    to ship, and can be run but not exported again. Raises InputError for unknown runtimes, a dataset that does not fit, a
-    bundle without weights; Refused when no runtime is left; OSError when the disk is full, the previous bundle untouched.
+    card (the bundle's digest when None). int8_minutes: how long layers of one runtime may be tried in float, where plain
+    INT8 loses too much. keep_weights: leave torch's weights in the bundle; without them it is small enough to ship, and can
+    be run but not exported again. Raises InputError for unknown runtimes, a dataset that does not fit, a bundle without
+    weights; Refused when no runtime is left; OSError when the disk is full, the previous bundle untouched.
     """
     wanted = check_runtimes(runtimes)
     check_dataset(bundle.card, dataset)
@@ -145,7 +147,7 @@ def export_bundle(
         (stage / WEIGHTS).write_bytes(read_verified(bundle, WEIGHTS))
         write_manifest(stage)
         faces = Faces(dataset.pixels[rows], targets, tuple(dataset.names[i] for i in rows))
-        work = Workshop(open_bundle(stage), faces, dataset, max_drop, seed, threads, calibration_faces, progress)
+        work = Workshop(open_bundle(stage), faces, dataset, max_drop, seed, threads, calibration_faces, int8_minutes, progress)
         reports = {name: work.make(name) for name in wanted}
         if not any(report.state == "verified" for report in reports.values()):
             reasons = "; ".join(f"{name}: {report.refused or report.unavailable}" for name, report in reports.items())
@@ -177,7 +179,7 @@ class Workshop:
 
     def __init__(
         self, bundle: Bundle, faces: Faces, dataset: FaceDataset, max_drop: float, seed: int, threads: int, calibration_faces: int,
-        progress: Progress,
+        int8_minutes: float, progress: Progress,
     ) -> None:  # fmt: skip
         from fer_lab.models.deployable import restored
 
@@ -186,7 +188,7 @@ class Workshop:
         self.facts = graph.metadata(bundle.card)
         self.faces, self.dataset = faces, dataset
         self.max_drop, self.seed, self.threads, self.calibration_faces = max_drop, seed, threads, calibration_faces
-        self.progress = progress
+        self.int8_minutes, self.progress = int8_minutes, progress
         self.probes = record.probes(bundle.card)
         self.entries: dict[str, dict[str, Any]] = {}
         self.expected: dict[str, npt.NDArray[np.float32]] = {}
@@ -215,7 +217,7 @@ class Workshop:
         for method in methods:
             try:
                 if own_folder:
-                    why = f"; before: {reason}; layer after layer goes back to float, minutes" if reason else ""
+                    why = f"; before: {reason}; layers go back to float, at most {self.int8_minutes:g} min" if reason else ""
                     self.progress(f"{runtime}: converting" + (f" ({method}{why})" if method else ""))
                     shutil.rmtree(folder, ignore_errors=True)
                     self._build(runtime, folder, method)
@@ -226,7 +228,8 @@ class Workshop:
             except (InputError, OSError):
                 raise
             except (FerLabError, RuntimeError) as error:  # a runtime that cannot be made is refused; the others go on
-                entry, reason = {}, " ".join(str(error).split())[:300]
+                before = f"{reason}; {method}: " if reason else ""
+                entry, reason = {}, before + " ".join(str(error).split())[:300]
             if method:
                 entry["method"] = method
             if reason is None:
@@ -285,8 +288,9 @@ class Workshop:
         if method == "ptq":
             return quantise.quantise(model, self._watched)
         return quantise.quantise_with_accuracy_control(
-            model, self._watched, self.faces.pixels[:, None], self.faces.targets, max_drop=self.max_drop
-        )
+            model, self._watched, self.faces.pixels[:, None], self.faces.targets, max_drop=self.max_drop,
+            minutes=self.int8_minutes, progress=self.progress,
+        )  # fmt: skip
 
     def _tolerance(self, runtime: str, default: Tolerance) -> Tolerance:
         if not runtime.endswith("-int8"):

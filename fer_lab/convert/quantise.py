@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from fer_lab.convert.graph import INPUT, quiet
 from fer_lab.convert.ir import no_telemetry
 from fer_lab.core import labels
-from fer_lab.core.errors import InputError, MissingPart
+from fer_lab.core.errors import InputError, MissingPart, Refused
 from fer_lab.data.faces import FaceDataset
 from fer_lab.measure.evaluate import kept_faces
 
@@ -28,6 +29,8 @@ BATCH = 64  # faces per item of the validation set in the accuracy-control fallb
 
 MAX_RESTORED = 25  # layers put back to float at most; beyond that INT8 has no speed left to give
 RANKING_BATCHES = 8  # of the validation set, on which the layers are ranked; the full set still decides
+MINUTES = 20.0  # that the fallback may take; a V2B1 needs less on two cores
+EVERY_S = 15.0  # between two lines of progress
 
 Pixels = npt.NDArray[np.uint8]  # [N, 1, 48, 48]
 
@@ -68,25 +71,66 @@ def quantise(model: Any, watched: Calibration) -> Any:
 
 
 def quantise_with_accuracy_control(
-    model: Any, watched: Calibration, faces: Pixels, targets: npt.NDArray[np.int64], *, max_drop: float
+    model: Any,
+    watched: Calibration,
+    faces: Pixels,
+    targets: npt.NDArray[np.int64],
+    *,
+    max_drop: float,
+    minutes: float = MINUTES,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Any:
     """Return an INT8 version in which NNCF put layers back to float until accuracy drops by at most `max_drop`.
 
-    faces, targets: the validation split. max_drop: a fraction, absolute. Slow: every layer is tried (minutes).
+    faces, targets: the validation split. max_drop: a fraction, absolute. minutes: how long trying may take; every layer is
+    tried alone, so that large networks take long. progress: told now and then how many versions were tried. Raises
+    Refused when the time is up, InputError without validation faces.
     """
     if not len(faces):
         raise InputError("accuracy control needs validation faces, got none")
     nncf = _library()
     batches = [(faces[i : i + BATCH], targets[i : i + BATCH]) for i in range(0, len(faces), BATCH)]
-    batches = [batch for batch in batches if len(batch[0])]
     with _undisturbed():
         return nncf.quantize_with_accuracy_control(
-            model, _items(nncf, model, watched.faces), nncf.Dataset(batches, lambda item: item[0]), _validate, max_drop=max_drop,
+            model, _items(nncf, model, watched.faces), nncf.Dataset(batches, lambda item: item[0]),
+            _Validation(minutes, progress), max_drop=max_drop,
             drop_type=nncf.DropType.ABSOLUTE, **_settings(nncf, len(watched.faces)),
             advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
                 max_num_iterations=MAX_RESTORED, ranking_subset_size=RANKING_BATCHES, num_ranking_workers=1
             ),
         )  # fmt: skip
+
+
+class _Validation:
+    """NNCF's validation function: accuracy of one version of the network after the other, until the time is up."""
+
+    def __init__(self, minutes: float, progress: Callable[[str], None]) -> None:
+        self.minutes, self.progress = minutes, progress
+        self.started = self.said = 0.0  # the clock runs from the first version on, not while INT8 is calibrated
+        self.versions = 0
+        self.model: Any = None
+        self.predict: Callable[[Pixels], npt.NDArray[np.float32]]
+
+    def __call__(self, model: Any, batches: Iterable[tuple[Pixels, npt.NDArray[np.int64]]]) -> tuple[float, list[float]]:
+        """Accuracy over the batches, and of each batch; `model` is an openvino.CompiledModel or an onnx.ModelProto."""
+        now = time.monotonic()
+        if model is not self.model:  # NNCF asks for batch after batch of the same one: it is loaded once
+            self.model, self.predict = model, _predictor(model)
+            self.versions += 1
+            self.started = self.started or now
+            self._look_at_the_clock(now)
+        hits = [(self.predict(faces).argmax(axis=1) == targets) for faces, targets in batches]
+        return float(np.concatenate(hits).mean()), [float(batch.mean()) for batch in hits]
+
+    def _look_at_the_clock(self, now: float) -> None:
+        left = self.minutes * 60 - (now - self.started)
+        if left < 0:
+            raise Refused(
+                f"not done after {self.minutes:g} minutes and {self.versions - 1} versions (--int8-minutes gives it more)"
+            )
+        if now - self.said >= EVERY_S:
+            self.said = now
+            self.progress(f"versions tried: {self.versions}, at most {left / 60:.0f} min left")
 
 
 def _settings(nncf: Any, n: int) -> dict[str, Any]:
@@ -98,13 +142,6 @@ def _items(nncf: Any, model: Any, faces: Pixels) -> Any:
     if _is_onnx(model):
         return nncf.Dataset(single, lambda face: {INPUT: face})
     return nncf.Dataset(single)
-
-
-def _validate(model: Any, batches: Iterable[tuple[Pixels, npt.NDArray[np.int64]]]) -> tuple[float, list[float]]:
-    """Accuracy over the batches, and of each batch; `model` is an openvino.CompiledModel or an onnx.ModelProto."""
-    predict = _predictor(model)
-    hits = [(predict(faces).argmax(axis=1) == targets) for faces, targets in batches]
-    return float(np.concatenate(hits).mean()), [float(batch.mean()) for batch in hits]
 
 
 def _predictor(model: Any) -> Callable[[Pixels], npt.NDArray[np.float32]]:

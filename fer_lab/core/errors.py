@@ -15,7 +15,7 @@ A message is one line for a person: what was got, what was expected, what to do 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -78,6 +78,13 @@ class Interrupted(FerLabError):
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def heed(should_stop: Callable[[], int | None] | None, message: str) -> None:
+    """Raise Interrupted with `message` when `should_stop` gives the number of a signal; without one nothing stops."""
+    signal_number = should_stop() if should_stop is not None else None
+    if signal_number is not None:
+        raise Interrupted(signal_number, message)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

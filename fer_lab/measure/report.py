@@ -51,15 +51,16 @@ def write(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> 
 def recommend(comparison: Comparison) -> Advice:
     """Choose a row by the rules of the house.
 
-    Out: rows that are worse, and rows that failed the batch audit. If some are better than the reference, they are the
-    pool, else the reference and what is non-inferior to it. Within the pool a difference in accuracy that is not beyond
-    the interval is a tie. A tie goes to the quicker one (where latency could be measured), else to the one with the higher
-    accuracy on the validation split, for the faces that measure must not choose; where a row of the tie has none, to the
-    more accurate. Among equals to the one that looked quicker.
+    Out: rows that are worse, rows that failed the batch audit, and runtimes that `export` never verified against torch, which
+    no gate would take. If some are better than the reference, they are the pool, else the reference and what is
+    non-inferior to it. Within the pool a difference in accuracy that is not beyond the interval is a tie. A tie goes to the
+    quicker one (where latency could be measured), else to the one with the higher accuracy on the validation split, for the
+    faces that measure must not choose; where a row of the tie has none, to the more accurate. Among equals to the one that
+    looked quicker.
     """
     c = comparison
     accuracy = {id(row): next(iter(c.verdicts_of(row, "accuracy")), None) for row in c.rows}
-    sound = [row for row in c.rows if row.batch_invariant is not False] or list(c.rows)
+    sound = [row for row in c.rows if row.batch_invariant is not False and _verified(row)] or list(c.rows)
     better = [row for row in sound if (v := accuracy[id(row)]) is not None and v.verdict == "better"]
     level = [row for row in sound if (v := accuracy[id(row)]) is None or v.verdict == "non-inferior"]
     pool = better or level or sound
@@ -76,6 +77,11 @@ def recommend(comparison: Comparison) -> Advice:
         f"({chosen.accuracy_low:.1%}–{chosen.accuracy_high:.1%}) of {chosen.n} faces{speed}"
     )
     return Advice(chosen, headline, tuple(_reasons(c, chosen, said, len(tied), rule)), tuple(_undecided(c, quiet)))
+
+
+def _verified(row: Row) -> bool:
+    """Whether the row may stand for torch's answers: the gate `parity` asks for more, never for less."""
+    return row.runtime.partition(":")[0] == "torch" or (row.parity or {}).get("state") == "verified"
 
 
 def _break_tie(tied: Sequence[Row], quiet: bool) -> tuple[Row, str]:
@@ -149,6 +155,12 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         open_questions.append(f"Whether {names} saw these faces in training cannot be told: other or unrecorded training data.")
+    unverified = {row.runtime: None for row in c.rows if not _verified(row)}
+    if unverified:
+        open_questions.append(
+            f"{', '.join(unverified)}: not every model was verified there against torch on the validation split. Such a row is "
+            "not recommended; export the model again with that runtime."
+        )
     for runtime, why in dict.fromkeys((who.rpartition(" · ")[2], why) for who, why in c.unavailable.items()):
         open_questions.append(f"{runtime} could not run on this host: {why}.")
     return open_questions

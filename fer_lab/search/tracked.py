@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fer_lab.core import lock
 from fer_lab.core.config import RunConfig, dump_yaml, flatten
 from fer_lab.core.console import note
-from fer_lab.core.errors import InputError, Interrupted
+from fer_lab.core.errors import InputError, Interrupted, heed
 from fer_lab.search.leases import LeaseLost
 from fer_lab.search.trial import Pruned, failure_reason
 
@@ -172,9 +172,7 @@ def teacher_probs(
         parts = []
         with Predictor.open(resolved.bundle, runtime, threads=config.train.threads or usable_cores()) as predictor:
             for start in range(0, len(faces), FACES_AT_ONCE):
-                signal_number = should_stop() if should_stop is not None else None
-                if signal_number is not None:
-                    raise Interrupted(signal_number, "stopped while the teachers answered")
+                heed(should_stop, "stopped while the teachers answered")
                 parts.append(predictor.predict(faces[start : start + FACES_AT_ONCE]))
         answers.append(wanted.among(np.concatenate(parts), resolved.bundle.card.labels))
     mean: npt.NDArray[np.float32] = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)

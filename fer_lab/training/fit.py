@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_lab.core.config import RunConfig
-from fer_lab.core.errors import FerLabError, InputError, Interrupted
+from fer_lab.core.errors import FerLabError, InputError, heed
 from fer_lab.core.labels import protocol
 from fer_lab.measure.metrics import all_metrics
 from fer_lab.models import backbones
@@ -195,8 +195,7 @@ class _Training:
             if not np.isfinite(logits).all():
                 raise NonFinite(f"{self.config.model.weights_file} gives logits that are not finite; take other weights")
             self._note_best(self._validation(softmax(logits)))
-            if should_stop is not None and (signal_number := should_stop()) is not None:
-                raise Interrupted(signal_number, "stopped before the calibration; nothing was changed")
+            heed(should_stop, "stopped before the calibration; nothing was changed")
         return self._result(time.perf_counter() - start)
 
     # one epoch
@@ -211,9 +210,7 @@ class _Training:
         rate = self.optimizer.param_groups[0]["lr"]
         start = time.perf_counter()
         for step in range(self.steps):
-            signal_number = should_stop() if should_stop is not None else None
-            if signal_number is not None:
-                raise Interrupted(signal_number, f"stopped in epoch {self.epoch + 1}; {self._saved()}")
+            heed(should_stop, f"stopped in epoch {self.epoch + 1}; {self._saved()}")
             chosen = slice(step * self.batch, (step + 1) * self.batch)
             loss = self._step(order[chosen], uniforms[chosen], draw.mixes[step], size)
             total += loss

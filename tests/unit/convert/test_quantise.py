@@ -7,7 +7,7 @@ import pytest
 import tiny_bundle
 
 from fer_lab.convert import quantise
-from fer_lab.core.errors import InputError
+from fer_lab.core.errors import InputError, Refused
 from fer_lab.data.faces import FaceDataset
 
 
@@ -45,6 +45,35 @@ def test_accuracy_control_needs_validation_faces(drawn: FaceDataset) -> None:
     watched = quantise.calibration(drawn, "ferplus8", n=8)
     with pytest.raises(InputError, match="validation faces"):
         quantise.quantise_with_accuracy_control(None, watched, drawn.pixels[:0, None], np.zeros(0, np.int64), max_drop=0.005)
+
+
+def predicted(proto, faces):  # type: ignore[no-untyped-def]
+    """The labels that an ONNX graph gives."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"faces": faces})[0].argmax(axis=1)
+
+
+def test_accuracy_control_puts_layers_back_until_the_answers_are_those_of_float(drawn: FaceDataset, monkeypatch) -> None:
+    """A graph whose labels plain INT8 changes on half of the faces; what is tried is told, with the time left."""
+    monkeypatch.setattr(quantise, "EVERY_S", 0.0)
+    watched = quantise.calibration(drawn, "ferplus8", n=16)
+    proto, faces, said = tiny_bundle.proto(seed=7), drawn.pixels[:512, None], []
+    labels = predicted(proto, faces)
+    assert (predicted(quantise.quantise(proto, watched), faces) != labels).mean() > 0.1
+    restored = quantise.quantise_with_accuracy_control(proto, watched, faces, labels, max_drop=0.0, minutes=3, progress=said.append)
+    assert (predicted(restored, faces) == labels).all()
+    assert said[0] == "versions tried: 1, at most 3 min left"
+    assert 4 <= len(said) < 20  # each version once, however often NNCF asks for one
+
+
+def test_accuracy_control_ends_when_its_time_is_up(drawn: FaceDataset) -> None:
+    """Refused, with what would give it more."""
+    watched = quantise.calibration(drawn, "ferplus8", n=16)
+    proto, faces = tiny_bundle.proto(seed=7), drawn.pixels[:512, None]
+    with pytest.raises(Refused, match=r"not done after 1e-06 minutes .*--int8-minutes"):
+        quantise.quantise_with_accuracy_control(proto, watched, faces, predicted(proto, faces), max_drop=0.0, minutes=1e-6)
 
 
 def test_a_quantised_graph_is_the_same_twice_and_near_the_original(drawn: FaceDataset) -> None:

@@ -138,6 +138,19 @@ def test_a_model_that_fails_the_batch_audit_is_not_recommended():
     assert report.recommend(good_comparison(row, verdicts=said("better"))).row.version == 1
 
 
+@pytest.mark.parametrize("parity", [None, {"state": "refused"}])
+def test_a_runtime_that_was_never_verified_is_not_recommended(parity):
+    """However good its figures: `promote` would refuse it, and the page says so. Where no row is verified, one is taken still."""
+    comparison = good_comparison(replace(good_row(accuracy=0.99), parity=parity), verdicts=said("better"))
+    advice = report.recommend(comparison)
+    assert advice.row.version == 1
+    assert any("openvino: not every model was verified" in text for text in advice.undecided)
+    nobody = replace(comparison, rows=tuple(replace(row, parity=parity) for row in comparison.rows))
+    assert report.recommend(nobody).row.version == 2
+    torch = replace(comparison, rows=(comparison.rows[0], replace(comparison.rows[1], runtime="torch")))
+    assert report.recommend(torch).undecided == report.recommend(good_comparison()).undecided
+
+
 def test_a_noisy_measurement_decides_no_tie():
     """Above a floor of 5 % the more accurate of the level rows is taken, and the noise is named."""
     comparison = good_comparison(good_row(p50_ms=0.5, accuracy=0.855), verdicts=said("non-inferior"), noise_floor=0.2)
@@ -154,9 +167,10 @@ def test_validation_chooses_among_equals_and_the_test_faces_do_not(where):
     def validated(row, accuracy, fingerprint="f" * 64):
         if where == "parity":
             # what export saw on those faces is flattered where they fitted a bias per class
-            parity = {"accuracy": 0.99, "change": accuracy - 0.86}
+            parity = {"state": "verified", "accuracy": 0.99, "change": accuracy - 0.86}
             return replace(row, parity=parity, card={"fingerprint": fingerprint, "validation": {"accuracy": 0.86}})
-        return replace(row, parity=None, card={"fingerprint": fingerprint, "validation": {"accuracy": accuracy}})
+        card = {"fingerprint": fingerprint, "validation": {"accuracy": accuracy}}
+        return replace(row, parity={"state": "verified"}, card=card)
 
     comparison = good_comparison(good_row(accuracy=0.855), verdicts=said("non-inferior"), noise_floor=0.2)
     reference, challenger = comparison.rows
@@ -164,7 +178,7 @@ def test_validation_chooses_among_equals_and_the_test_faces_do_not(where):
     for better, other, expected in (
         (validated(challenger, 0.88), validated(reference, 0.87), 2),
         (validated(challenger, 0.86), validated(reference, 0.87), 1),
-        (validated(challenger, 0.88), replace(reference, parity=None, card=card), 1),  # one has none
+        (validated(challenger, 0.88), replace(reference, parity={"state": "verified"}, card=card), 1),  # one has none
         (validated(challenger, 0.88), validated(reference, 0.87, "e" * 64), 1),  # other validation faces
     ):
         advice = report.recommend(replace(comparison, rows=(other, better)))
