@@ -7,8 +7,8 @@
 
 Each runtime is held against torch float32 on the CPU over every face of the validation split: largest |Δp|, flips,
 accuracy of its own artifact, batch 1 against batch 64. INT8 is calibrated on training faces; when accuracy drops by more
-than --max-drop points, layers are put back to float, and when that is not enough the runtime is refused (exit 3) and
-the others are kept. The test split is never opened: `compare` does that.
+than --max-drop points, layers are put back to float, for at most --int8-minutes per runtime, and when that is not enough
+the runtime is refused (exit 3) and the others are kept. The test split is never opened: `compare` does that.
 
 Prints one line per runtime, then `next:`. A version never changes: exporting version 3 registers a new one, tagged
 exported_from=3, and @challenger moves along when version 3 held it. The files lie in OUT/<digest>/, and OUT/CURRENT
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", help="the prepared dataset that calibrates and verifies (the card's)")
     parser.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="policy on INT8 accuracy (0.5)")
     parser.add_argument("--calibration", type=int, default=300, metavar="N", help="training faces that calibrate INT8 (300)")
-    parser.add_argument("--int8-minutes", type=float, default=20, metavar="MIN", help="for putting layers back to float (20)")
+    parser.add_argument(
+        "--int8-minutes", type=float, default=20, metavar="MIN", help="most minutes of putting layers back, per runtime (20)"
+    )
     parser.add_argument("--threads", type=int, help="threads of the verification (all usable cores)")
     parser.add_argument("--slim", action="store_true", help="leave torch's weights out: a bundle to ship, not to export again")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration faces")

@@ -213,32 +213,33 @@ class Workshop:
         methods = (None,) if not runtime.endswith("-int8") else ("ptq", "accuracy-control")
         unavailable = backend.unavailable("CPU")
         entry: dict[str, Any] = {}
-        reason: str | None = None
+        reasons: list[str] = []
         for method in methods:
+            measured: dict[str, Any] = {}
             try:
                 if own_folder:
-                    why = f"; before: {reason}; layers go back to float, at most {self.int8_minutes:g} min" if reason else ""
+                    why = f"; {reasons[-1]}; layers go back to float, at most {self.int8_minutes:g} min" if reasons else ""
                     self.progress(f"{runtime}: converting" + (f" ({method}{why})" if method else ""))
                     shutil.rmtree(folder, ignore_errors=True)
                     self._build(runtime, folder, method)
                 if unavailable:
                     return self._unavailable(runtime, unavailable, remove=folder if own_folder else None)
                 self.progress(f"{runtime}: verifying")
-                entry, reason = self._verify(runtime, tolerance)
+                measured, reason = self._verify(runtime, tolerance)
             except (InputError, OSError):
                 raise
             except (FerLabError, RuntimeError) as error:  # a runtime that cannot be made is refused; the others go on
-                before = f"{reason}; {method}: " if reason else ""
-                entry, reason = {}, before + " ".join(str(error).split())[:300]
-            if method:
-                entry["method"] = method
+                reason = " ".join(str(error).split())[:300]
+            if measured or not entry:  # where the second method comes to nothing, what the first one showed stays
+                entry = measured | ({"method": method} if method else {})
             if reason is None:
                 self.entries[runtime] = {"state": "verified", **entry}
                 return _report("verified", entry)
+            reasons.append(f"{method}: {reason}" if method else reason)
         if own_folder:
             shutil.rmtree(folder, ignore_errors=True)
         self.expected.pop(runtime, None)
-        return self._refuse(runtime, reason or "unknown", entry)
+        return self._refuse(runtime, "; ".join(reasons), entry)
 
     def record(self) -> dict[str, Any]:
         """Return the content of parity.json."""
@@ -268,12 +269,12 @@ class Workshop:
         if runtime == "onnx":
             _write(folder / onnx_runtime.FILE, graph.serialise(self.proto))
         elif runtime == "onnx-int8":
-            quantised = self._quantise(self.proto, method)
+            quantised = self._quantise(self.proto, runtime, method)
             graph.describe(quantised, self.card)
             _write(folder / onnx_runtime.FILE, graph.serialise(quantised))
         elif runtime == "openvino-int8":
             # What NNCF leaves in float (squeeze and excitation, a fifth of the weights) is stored in 16 bits: 7 MB, not 10.
-            ir.save(ir.halve(self._quantise(self._model(), method)), folder / openvino_runtime.XML, self.facts)
+            ir.save(ir.halve(self._quantise(self._model(), runtime, method)), folder / openvino_runtime.XML, self.facts)
         else:
             ir.save(self._model(), folder / openvino_runtime.XML, self.facts, fp16=runtime == "openvino-fp16")
 
@@ -282,14 +283,14 @@ class Workshop:
             self._ir = ir.convert(self._scratch_onnx)
         return self._ir
 
-    def _quantise(self, model: Any, method: str | None) -> Any:
+    def _quantise(self, model: Any, runtime: str, method: str | None) -> Any:
         if self._watched is None:
             self._watched = quantise.calibration(self.dataset, self.card.protocol, n=self.calibration_faces, seed=self.seed)
         if method == "ptq":
             return quantise.quantise(model, self._watched)
         return quantise.quantise_with_accuracy_control(
             model, self._watched, self.faces.pixels[:, None], self.faces.targets, max_drop=self.max_drop,
-            minutes=self.int8_minutes, progress=self.progress,
+            minutes=self.int8_minutes, progress=lambda text: self.progress(f"{runtime}: {text}"),
         )  # fmt: skip
 
     def _tolerance(self, runtime: str, default: Tolerance) -> Tolerance:

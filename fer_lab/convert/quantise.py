@@ -29,7 +29,7 @@ BATCH = 64  # faces per item of the validation set in the accuracy-control fallb
 
 MAX_RESTORED = 25  # layers put back to float at most; beyond that INT8 has no speed left to give
 RANKING_BATCHES = 8  # of the validation set, on which the layers are ranked; the full set still decides
-MINUTES = 20.0  # that the fallback may take; a V2B1 needs less on two cores
+MINUTES = 20.0  # that the fallback may try networks, per runtime
 EVERY_S = 15.0  # between two lines of progress
 
 Pixels = npt.NDArray[np.uint8]  # [N, 1, 48, 48]
@@ -83,7 +83,7 @@ def quantise_with_accuracy_control(
     """Return an INT8 version in which NNCF put layers back to float until accuracy drops by at most `max_drop`.
 
     faces, targets: the validation split. max_drop: a fraction, absolute. minutes: how long trying may take; every layer is
-    tried alone, so that large networks take long. progress: told now and then how many versions were tried. Raises
+    tried alone, so that large networks take long. progress: told now and then how many networks were tried. Raises
     Refused when the time is up, InputError without validation faces.
     """
     if not len(faces):
@@ -102,35 +102,31 @@ def quantise_with_accuracy_control(
 
 
 class _Validation:
-    """NNCF's validation function: accuracy of one version of the network after the other, until the time is up."""
+    """NNCF's validation function: accuracy of one network after the other, until the time is up."""
 
     def __init__(self, minutes: float, progress: Callable[[str], None]) -> None:
         self.minutes, self.progress = minutes, progress
-        self.started = self.said = 0.0  # the clock runs from the first version on, not while INT8 is calibrated
-        self.versions = 0
-        self.model: Any = None
-        self.predict: Callable[[Pixels], npt.NDArray[np.float32]]
+        self.started: float | None = None  # the clock runs from the first network on, not while INT8 is calibrated
+        self.said = -EVERY_S
+        self.networks = 0
 
     def __call__(self, model: Any, batches: Iterable[tuple[Pixels, npt.NDArray[np.int64]]]) -> tuple[float, list[float]]:
         """Accuracy over the batches, and of each batch; `model` is an openvino.CompiledModel or an onnx.ModelProto."""
-        now = time.monotonic()
-        if model is not self.model:  # NNCF asks for batch after batch of the same one: it is loaded once
-            self.model, self.predict = model, _predictor(model)
-            self.versions += 1
-            self.started = self.started or now
-            self._look_at_the_clock(now)
-        hits = [(self.predict(faces).argmax(axis=1) == targets) for faces, targets in batches]
+        self._look_at_the_clock()
+        predict = _predictor(model)
+        hits = [(predict(faces).argmax(axis=1) == targets) for faces, targets in batches]
+        self.networks += 1
         return float(np.concatenate(hits).mean()), [float(batch.mean()) for batch in hits]
 
-    def _look_at_the_clock(self, now: float) -> None:
-        left = self.minutes * 60 - (now - self.started)
-        if left < 0:
-            raise Refused(
-                f"not done after {self.minutes:g} minutes and {self.versions - 1} versions (--int8-minutes gives it more)"
-            )
-        if now - self.said >= EVERY_S:
-            self.said = now
-            self.progress(f"versions tried: {self.versions}, at most {left / 60:.0f} min left")
+    def _look_at_the_clock(self) -> None:
+        now = time.monotonic()
+        self.started = now if self.started is None else self.started
+        gone = now - self.started
+        if gone > self.minutes * 60:
+            raise Refused(f"not done after {self.minutes:g} min, {self.networks} networks tried; --int8-minutes gives it more")
+        if gone - self.said >= EVERY_S:
+            self.said = gone
+            self.progress(f"{self.networks} networks tried, at most {self.minutes - gone / 60:.0f} min left")
 
 
 def _settings(nncf: Any, n: int) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def recommend(comparison: Comparison) -> Advice:
     """
     c = comparison
     accuracy = {id(row): next(iter(c.verdicts_of(row, "accuracy")), None) for row in c.rows}
-    sound = [row for row in c.rows if row.batch_invariant is not False and _verified(row)] or list(c.rows)
+    sound = [row for row in c.rows if row.batch_invariant is not False] or list(c.rows)
+    sound = [row for row in sound if _unverified(row) is None] or sound
     better = [row for row in sound if (v := accuracy[id(row)]) is not None and v.verdict == "better"]
     level = [row for row in sound if (v := accuracy[id(row)]) is None or v.verdict == "non-inferior"]
     pool = better or level or sound
@@ -79,9 +80,17 @@ def recommend(comparison: Comparison) -> Advice:
     return Advice(chosen, headline, tuple(_reasons(c, chosen, said, len(tied), rule)), tuple(_undecided(c, quiet)))
 
 
-def _verified(row: Row) -> bool:
-    """Whether the row may stand for torch's answers: the gate `parity` asks for more, never for less."""
-    return row.runtime.partition(":")[0] == "torch" or (row.parity or {}).get("state") == "verified"
+def _unverified(row: Row) -> str | None:
+    """Return why the row does not stand for torch's answers, None where it does or where no torch is known (a foreign model).
+
+    The gate `parity` asks for more, never for less.
+    """
+    if row.foreign or row.runtime.partition(":")[0] == "torch":
+        return None
+    state = (row.parity or {}).get("state")
+    if state == "verified":
+        return None
+    return f"{state}: {(row.parity or {}).get('reason', 'nobody says why')}" if state else "export it with that runtime"
 
 
 def _break_tie(tied: Sequence[Row], quiet: bool) -> tuple[Row, str]:
@@ -155,12 +164,9 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         open_questions.append(f"Whether {names} saw these faces in training cannot be told: other or unrecorded training data.")
-    unverified = {row.runtime: None for row in c.rows if not _verified(row)}
-    if unverified:
-        open_questions.append(
-            f"{', '.join(unverified)}: not every model was verified there against torch on the validation split. Such a row is "
-            "not recommended; export the model again with that runtime."
-        )
+    for row in c.rows:
+        if (why := _unverified(row)) is not None:
+            open_questions.append(f"{_label(c, row)} was never verified against torch, and no gate takes it ({why}).")
     for runtime, why in dict.fromkeys((who.rpartition(" · ")[2], why) for who, why in c.unavailable.items()):
         open_questions.append(f"{runtime} could not run on this host: {why}.")
     return open_questions

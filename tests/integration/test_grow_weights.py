@@ -76,9 +76,9 @@ def test_a_front_that_is_narrower_learns_the_smaller_one_on_the_training_faces(d
     drawn.save(home / "data" / "synthetic")
     done = grow(home, "tf_efficientnetv2_s", "--dataset", "synthetic", "--image-size", "16", "--rounds", "40")
     assert done.returncode == 0, done.stderr
-    assert float(re.search(r"difference of a logit (\S+)", done.stdout)[1]) < 1e-3
+    assert float(re.search(r"behind the first stage (\S+)", done.stdout)[1]) < 1e-4
     missed = [float(share) for share in re.findall(r"(\S+) of the variance missed", done.stdout)]
-    assert missed[-1] < 0.5 * missed[0]
+    assert missed[-1] < 0.7 * missed[0]  # of the front as timm drew it
     backbones.build("tf_efficientnetv2_s", classes=8).load_state_dict(load_file(home / "out" / "large"))
 
 

@@ -138,17 +138,29 @@ def test_a_model_that_fails_the_batch_audit_is_not_recommended():
     assert report.recommend(good_comparison(row, verdicts=said("better"))).row.version == 1
 
 
-@pytest.mark.parametrize("parity", [None, {"state": "refused"}])
-def test_a_runtime_that_was_never_verified_is_not_recommended(parity):
-    """However good its figures: `promote` would refuse it, and the page says so. Where no row is verified, one is taken still."""
+@pytest.mark.parametrize(
+    ("parity", "why"), [(None, "export it with that runtime"), ({"state": "refused", "reason": "12 flips"}, "refused: 12 flips")]
+)
+def test_a_runtime_that_was_never_verified_is_not_recommended(parity, why):
+    """However good its figures: `promote` would refuse it, and the page says so."""
     comparison = good_comparison(replace(good_row(accuracy=0.99), parity=parity), verdicts=said("better"))
     advice = report.recommend(comparison)
     assert advice.row.version == 1
-    assert any("openvino: not every model was verified" in text for text in advice.undecided)
-    nobody = replace(comparison, rows=tuple(replace(row, parity=parity) for row in comparison.rows))
+    label = f"{comparison.names[CHALLENGER]} · openvino"
+    assert f"{label} was never verified against torch, and no gate takes it ({why})." in advice.undecided
+
+
+def test_without_any_verified_row_the_others_are_judged_as_before():
+    """One is recommended still, and never one that failed the batch audit; torch and foreign models ask for no parity."""
+    rows = tuple(replace(row, parity=None) for row in good_comparison(good_row(accuracy=0.99)).rows)
+    nobody = good_comparison(rows=rows, verdicts=said("better"))
     assert report.recommend(nobody).row.version == 2
-    torch = replace(comparison, rows=(comparison.rows[0], replace(comparison.rows[1], runtime="torch")))
-    assert report.recommend(torch).undecided == report.recommend(good_comparison()).undecided
+    failed = replace(nobody, rows=(rows[0], replace(rows[1], batch_invariant=False)))
+    assert report.recommend(failed).row.version == 1
+    for changes in ({"foreign": True}, {"runtime": "torch"}):
+        runtime = changes.get("runtime", nobody.reference_runtime)
+        asked = replace(nobody, rows=tuple(replace(row, **changes) for row in rows), reference_runtime=runtime)
+        assert not any("verified" in text for text in report.recommend(asked).undecided)
 
 
 def test_a_noisy_measurement_decides_no_tie():
