@@ -15,7 +15,7 @@ import tiny_bundle
 from fer_lab import export
 from fer_lab.backends.bundle import open_bundle, write_manifest
 from fer_lab.backends.session import Predictor
-from fer_lab.convert import graph, publish, record
+from fer_lab.convert import graph, parity, publish, record
 from fer_lab.convert.export import check_dataset, check_runtimes, export_bundle
 from fer_lab.core.errors import InputError, Refused
 from fer_lab.core.types import SPLITS
@@ -265,6 +265,31 @@ def test_check_needs_no_dataset_and_tells_what_changed(home: Path, capsys: pytes
         assert ("refused" if turned else "verified") == last_line(capsys)["runtimes"]["openvino"]["state"]
     (folder / "onnx" / "model.onnx").write_bytes(b"x")
     assert export.main(["--check", str(folder)]) == 4
+
+
+def test_int8_that_loses_too_much_is_refused_when_its_time_is_up(
+    source: Path, drawn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other runtime is kept, and what plain INT8 showed stays in the record, with both reasons."""
+    judge, said = parity.refusal, []
+
+    def strict(entry: Any, tolerance: Any) -> str | None:
+        return "too far" if entry["precision"] == "int8" else judge(entry, tolerance)
+
+    monkeypatch.setattr(parity, "refusal", strict)
+    result = export_bundle(
+        open_bundle(source), drawn, ["onnx", "onnx-int8"], tmp_path / "out", calibration_faces=8, int8_minutes=1e-6,
+        progress=said.append,
+    )  # fmt: skip
+    assert result.runtimes["onnx"].state == "verified"
+    refused = result.runtimes["onnx-int8"]
+    assert refused.refused is not None
+    assert refused.refused.startswith("ptq: too far; accuracy-control: not done after 1e-06 min")
+    assert (refused.state, refused.method) == ("refused", "ptq")
+    assert refused.accuracy is not None
+    assert "onnx-int8: 0 networks tried, at most 0 min left" in said
+    entry = record.read(open_bundle(result.folder))["runtimes"]["onnx-int8"]
+    assert (entry["method"], entry["accuracy"]) == ("ptq", refused.accuracy)
 
 
 @pytest.mark.slow
