@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from fer_lab.core.console import note, say
+from fer_lab.core.console import note, say, write_utf8
 from fer_lab.core.errors import nearest
 
 VERBS = {
@@ -24,6 +24,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `fer-lab VERB ARGUMENTS…`; returns the verb's exit code."""
+    write_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help"}:
         say("usage: fer-lab VERB …    (or python -m fer_lab.VERB …)\n")

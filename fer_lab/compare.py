@@ -26,6 +26,7 @@ verdicts and a recommendation; the last line of stdout is
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -88,6 +89,8 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
         return _init_card(args)
     if args.replay:
         return _replay(args)
+    if not 0 < args.seconds <= 3600:
+        raise InputError(f"--seconds is more than 0 and at most 3600, got {args.seconds:g}")
     if not args.models:
         raise InputError("name at least one model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or a path")
     return _latency_only(args) if args.latency_only else _compare(args)
@@ -98,7 +101,7 @@ def _init_card(args: argparse.Namespace) -> dict[str, Any]:
 
     card = write_card(args.init_card)
     console.say(f"wrote {card}; fill in what it asks for")
-    console.next_command(f"python -m fer_lab.compare {args.init_card}")
+    console.next_command(f"python -m fer_lab.compare {shlex.quote(str(args.init_card))}")
     return {"card": str(card)}
 
 
@@ -108,8 +111,10 @@ def _latency_only(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.measure.candidates import from_path
     from fer_lab.measure.latency import Budget
 
-    if args.out is None:
-        raise InputError("--latency-only needs --out FILE, e.g. --out edge.json")
+    if args.out is None or args.out.is_dir():
+        raise InputError(
+            "--latency-only needs --out FILE, e.g. --out edge.json" + ("" if args.out is None else f"; {args.out} is a folder")
+        )
     for model in args.models:
         if model.startswith(("models:/", "runs:/")):
             raise InputError(f"--latency-only takes paths, not {model}: copy the bundle to this machine")
@@ -150,7 +155,7 @@ def _latency_only(args: argparse.Namespace) -> dict[str, Any]:
             for r in rows
         ],
     )  # fmt: skip
-    console.next_command(f"python -m fer_lab.compare MODEL… --profiles {args.out}   # where the dataset is")
+    console.next_command(f"python -m fer_lab.compare MODEL… --profiles {shlex.quote(str(args.out))}   # where the dataset is")
     return {"profiles": str(args.out), "host": taken.host.name, "rows": rows}
 
 
@@ -354,9 +359,10 @@ def _next(
     from fer_lab.measure import report
 
     if row.foreign or row.seeds or comparison.split != "test" or (row.model, row.runtime) in in_office:
-        return f"open {folder / report.FILE}"
+        return f"python -m webbrowser {(folder / report.FILE).absolute().as_uri()}"
     known = logged or folder.resolve().parent == evidence.folder_of(faces.home()).resolve()  # else promote finds it by path only
-    return f"python -m fer_lab.promote {row.model} --runtime {row.runtime} --comparison {comparison.id if known else folder}"
+    where = comparison.id if known else shlex.quote(str(folder))
+    return f"python -m fer_lab.promote {shlex.quote(row.model)} --runtime {row.runtime} --comparison {where}"
 
 
 def _reference_name(against: str, first: Candidate) -> str:

@@ -78,10 +78,11 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
 def _export(args: argparse.Namespace) -> Mapping[str, Any]:
     from fer_lab.convert import export
     from fer_lab.data import faces
+    from fer_lab.measure.evaluate import kept_counts
     from fer_lab.tracking import registry
     from fer_lab.tracking.store import open_store
 
-    wanted = [name for text in args.runtimes or export.EXPORTED for name in text.split(",") if name]
+    wanted = [name for text in args.runtimes or export.EXPORTED for name in text.replace(",", " ").split()]
     runtimes = export.check_runtimes(wanted)
     store = open_store()
     source = registry.resolve(args.model, store) if args.model else _challenger(store)
@@ -104,12 +105,14 @@ def _export(args: argparse.Namespace) -> Mapping[str, Any]:
     except Refused as error:
         nothing = {"name": name, "version": None, "bundle": None, **(error.result or {})}
         raise Refused(str(error), result=nothing) from None
-    _print(result, card.name)
+    n = kept_counts(dataset, card.protocol)["valid"]
+    _print(result, card.name, f"{n} validation faces of {dataset.name}, {card.protocol}")
     version, moved = _register(store, source, result, name, run_id)
     wall_s = round(time.perf_counter() - started, 1)
     answer = {
         "name": version.name, "version": version.version, "bundle": str(result.folder), "digest": result.digest,
-        "exported_from": _origin(source), "challenger_moved": moved, "wall_s": wall_s, "runtimes": export.summary(result.runtimes),
+        "exported_from": _origin(source), "challenger_moved": moved, "wall_s": wall_s, "dataset": dataset.name,
+        "label_source": dataset.label_source, "protocol": card.protocol, "n_valid": n, "runtimes": export.summary(result.runtimes),
     }  # fmt: skip
     console.say(f"registered {version.name} version {version.version}" + (", now @challenger" if moved else "") + f" ({wall_s} s)")
     if result.refused:
@@ -173,13 +176,14 @@ def _log(store: Store, source: Resolved, result: ExportResult, version: Version)
         run.log_text(record.as_markdown(content), "parity.md")
         with tempfile.TemporaryDirectory() as folder:
             run.log_file(picture.draw(content, Path(folder) / "parity.png"))
-    except BaseException:
-        run.end("FAILED", reason="the parity record could not be logged")
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        run.end("KILLED" if stopped else "FAILED", reason="interrupted" if stopped else "the parity record could not be logged")
         raise
     run.end("FINISHED")
 
 
-def _print(result: ExportResult, title: str) -> None:
+def _print(result: ExportResult, title: str, faces: str) -> None:
     def cell(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
@@ -192,7 +196,7 @@ def _print(result: ExportResult, title: str) -> None:
         for name, report in result.runtimes.items()
     ]  # fmt: skip
     columns = ("runtime", "state", "flips", "max |Δp|", "accuracy %", "MB", "note")
-    console.table(f"{title}: every runtime against torch float32, validation split", columns, rows)
+    console.table(f"{title}: every runtime against torch float32 on {faces}", columns, rows)
 
 
 def _check(text: str, threads: int) -> Mapping[str, Any]:

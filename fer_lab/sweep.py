@@ -15,7 +15,8 @@ another machine; killed workers lose at most one epoch. A finished study trains 
 
 Prints a table, the line that points MLflow's own commands at the store, the command to type next, and one line of JSON:
 {"study": …, "parent_run_id": …, "trials": {"complete": 5, "pruned": 1, "failed": 0}, "best": {"run_id": …,
-"val_accuracy": …}, "registered": {"name": …, "version": 1, "alias": "challenger"}, "also_registered": […]}
+"val_accuracy": …}, "registered": {"name": …, "version": 1, "alias": "challenger"}, "also_registered": […], "dataset": …,
+"label_source": …, "protocol": …, "n_valid": …}
 """
 
 from __future__ import annotations
@@ -303,13 +304,17 @@ def _report(sweep: Sweep, result: Mapping[str, Any], uri: str, more: str | None)
     ]  # fmt: skip
     title = (
         f"{sweep.name}: {counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed; "
-        f"{result['metric']} on validation, mean over fresh seeds (the first row is @challenger)"
+        f"{result['metric']} on {sweep.n_valid} validation faces of {sweep.dataset.name}, {sweep.config.data.protocol}, mean over "
+        "fresh seeds (the first row is @challenger)"
     )
     console.table(title, ("version", "mean", "sd", "seeds", "trial", *(key.split(".")[-1] for key in keys)), rows)
     winner = result["registered"]
-    console.say(f"for MLflow's own commands:  export MLFLOW_TRACKING_URI='{uri}'     look at it: python -m fer_lab.ui")
+    console.say(f"for MLflow's own commands:  export MLFLOW_TRACKING_URI={shlex.quote(uri)}     look at it: python -m fer_lab.ui")
     console.next_command(f"python -m fer_lab.export models:/{winner['name']}@{winner['alias']}")
-    return result
+    return {
+        **result, "dataset": sweep.dataset.name, "label_source": sweep.dataset.label_source,
+        "protocol": sweep.config.data.protocol, "n_valid": sweep.n_valid,
+    }  # fmt: skip
 
 
 def _short(value: object) -> str:

@@ -125,6 +125,7 @@ def _many(
 
     from fer_lab.core.config import with_values
     from fer_lab.core.errors import Interrupted
+    from fer_lab.measure.evaluate import kept_counts
     from fer_lab.search.tracked import work_folder
 
     children = {child["tags"].get("fer.seed"): child for child in store.children(parent.id)}
@@ -161,8 +162,9 @@ def _many(
         [name, f"{mean[name]:.4f} ± {'–' if sd is None else f'{sd[name]:.4f}'}", *(f"{figures[s][name]:.4f}" for s in seeds)]
         for name in SHOWN if name in mean
     ]  # fmt: skip
+    n = kept_counts(dataset, config.data.protocol)["valid"]
     console.table(
-        f"{config.name}: {config.model.backbone}, validation of {dataset.name}, {config.data.protocol}",
+        f"{config.name}: {config.model.backbone}, {n} validation faces of {dataset.name}, {config.data.protocol}",
         ["metric", f"mean ± sd of {len(seeds)}", *(f"seed {seed}" for seed in seeds)],
         rows,
     )

@@ -52,12 +52,12 @@ def public_key(text: str) -> str:
 
 
 def demanded() -> frozenset[str] | None:
-    """The public keys of FER_LAB_SIGNED_BY (commas between them), or None when no signature is demanded."""
+    """The public keys of FER_LAB_SIGNED_BY (commas or spaces between them), or None when no signature is demanded."""
     given = os.environ.get(VARIABLE, "").strip()
     if not given:
         return None
     try:
-        return frozenset(public_key(part) for part in given.split(","))
+        return frozenset(public_key(part) for part in given.replace(",", " ").split())
     except InputError as error:
         raise InputError(f"{VARIABLE}: {error}") from None
 

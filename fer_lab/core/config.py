@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -269,12 +269,32 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str]
             key, equals, value = text.partition("=")
             if not equals or not key.strip():
                 raise InputError(f"override {text!r} is not of the form key=value, e.g. train.epochs=3")
-            OmegaConf.update(given, key.strip(), yaml.load(value, Loader=_StrictLoader))  # not OmegaConf's YAML 1.1: 010 is 8 there
+            OmegaConf.update(given, key.strip(), _override(schema, key.strip(), value))
         merged = OmegaConf.merge(OmegaConf.create(tree), given)
         container = OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise InputError(f"overrides {' '.join(overrides)}: {error}") from None
     return validate(schema, container, str(path) if path is not None else "overrides")
+
+
+def _override(schema: type[BaseModel], key: str, text: str) -> Any:
+    """Parse a value as a file's would be (by OmegaConf's YAML 1.1 010 is 8); a list may be words with commas or spaces."""
+    value = yaml.load(text, Loader=_StrictLoader)
+    if value is None or isinstance(value, list | dict) or not _is_list(schema, key):
+        return value
+    return [yaml.load(word, Loader=_StrictLoader) for word in text.replace(",", " ").split()]
+
+
+def _is_list(schema: type[BaseModel], key: str) -> bool:
+    """Whether the field at a dotted key is a list; false for keys that are none."""
+    *sections, name = key.split(".")
+    for part in sections:
+        kind = schema.model_fields[part].annotation if part in schema.model_fields else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return False
+        schema = kind
+    kind = schema.model_fields[name].annotation if name in schema.model_fields else None
+    return any(get_origin(option) in (tuple, list) for option in (kind, *get_args(kind)))
 
 
 def validate(schema: type[Schema], tree: Any, where: str) -> Schema:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fer_lab.core.errors import FerLabError, InputError
@@ -25,13 +28,14 @@ def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Re
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words  # taken out by hand: a parser with subcommands would know it only before the subcommand
     words = [word for word in words if word != "--debug"]
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    write_utf8()
     args = _parsed(parser, words)
     args.debug = debug
     try:
-        print_result(body(args))
+        with _terminable():
+            print_result(body(args))
+    except _Terminated:
+        return _failed("terminated", 143, args.debug)
     except KeyboardInterrupt:
         return _failed("interrupted", 130, args.debug)
     except FerLabError as error:
@@ -48,6 +52,13 @@ def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Re
     except Exception as error:
         return _failed(f"internal error: {type(error).__name__}: {error}. Run again with --debug and report it", 1, args.debug)
     return 0
+
+
+def write_utf8() -> None:
+    """Make stdout and stderr UTF-8 whatever the locale says: tables and messages have signs that others lack."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
 
 
 def say(text: str = "") -> None:
@@ -91,6 +102,27 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Na
         return parser.parse_intermixed_args(argv)
     except TypeError:  # a parser with subcommands cannot be intermixed
         return parser.parse_args(argv)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which unwinds as Ctrl-C does: half-built folders are removed, runs end as KILLED."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise inside; a verb that hears it in a way of its own puts its handler over this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_number(cell: object) -> bool:

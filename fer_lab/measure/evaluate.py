@@ -73,6 +73,12 @@ def kept_faces(dataset: FaceDataset, protocol: str, split: Split) -> tuple[npt.N
     return rows[kept], targets[kept]
 
 
+def kept_counts(dataset: FaceDataset, protocol: str) -> dict[str, int]:
+    """Return how many training and validation faces `protocol` keeps; the test split stays sealed."""
+    kept = labels.protocol(protocol).labels(dataset.votes) != labels.DROPPED
+    return {split: int(kept[dataset.indices(split)].sum()) for split in ("train", "valid")}
+
+
 def predict_all(
     predictor: Predicts,
     pixels: npt.NDArray[np.uint8],

@@ -98,7 +98,7 @@ def _register(sweep: Sweep, store: Store, survivor: Confirmed, parent_id: str, *
         "study": sweep.name, "parent_run_id": parent_id, "trial": survivor.trial,
         "protocol": sweep.config.data.protocol, "label_source": sweep.dataset.label_source,
         "seeds": " ".join(map(str, survivor.seeds)), f"{metric.replace('/', '_')}_mean": f"{survivor.mean:.4f}",
-        "n_valid": len(sweep.dataset.indices("valid")),
+        "n_valid": sweep.n_valid,
     }  # fmt: skip
     if survivor.sd is not None:
         tags[f"{metric.replace('/', '_')}_sd"] = f"{survivor.sd:.4f}"

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from fer_lab.core.config import dump_yaml, flatten
-from fer_lab.core.types import SPLITS
+from fer_lab.measure.evaluate import kept_counts
 from fer_lab.search.leases import Keeper
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep
@@ -49,7 +49,7 @@ def _create(sweep: Sweep, store: Store, tags: dict[str, str]) -> Run:
     params |= {f"space.{key}": json.dumps(d.model_dump(exclude_defaults=True)) for key, d in config.space.items()}
     run = store.start_run(sweep.experiment, sweep.name, tags=tags, params=params)
     run.log_text(dump_yaml(config), "config.yaml")
-    n = {str(split): len(sweep.dataset.indices(split)) for split in SPLITS if split != "test"}
+    n = kept_counts(sweep.dataset, config.data.protocol)
     run.log_dataset(sweep.dataset.name, sweep.dataset.fingerprint, config.data.protocol, sweep.dataset.label_source, n)
     return run
 

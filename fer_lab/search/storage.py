@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core.errors import InputError, MissingPart
+from fer_lab.tracking.address import SECRETS, redact
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -51,7 +52,7 @@ def shown(url: str) -> str:
         parts = None
     if parts is None or "@" in (parts.host or ""):
         raise InputError(f"{VARIABLE}: not a database URL; in a password, write %2F for / and %40 for @")
-    return parts.render_as_string(hide_password=True)
+    return redact(parts.render_as_string(hide_password=True))  # a password may stand in the query too
 
 
 def has_password(url: str) -> bool:
@@ -60,7 +61,8 @@ def has_password(url: str) -> bool:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(url).password is not None
+        parts = make_url(url)
+        return parts.password is not None or not SECRETS.isdisjoint(parts.query)
     except (ArgumentError, ValueError):
         return False
 
@@ -89,7 +91,11 @@ class StudyStorage:
             with nullcontext() if made else initialising(self.engine, self._lock), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 # Optuna puts the URL through str.format, so braces of a password must not stand in it.
-                storage = RDBStorage(self.url.replace("{", "%7B").replace("}", "%7D"))
+                url = self.url.replace("{", "%7B").replace("}", "%7D")
+                try:
+                    storage = RDBStorage(url)
+                except RuntimeError as error:  # the tables are of another version of Optuna
+                    raise InputError(f"the study storage {self.shown_url}: {' '.join(str(error).split())}") from None
             if storage.engine.dialect.name == "sqlite":
                 storage.engine.dispose()
                 write_immediately(storage.engine)
@@ -124,6 +130,8 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
     if engine.dialect.name == "sqlite":
         write_immediately(engine)
     try:
+        if inspect(engine).has_table("experiments"):  # looked at before anything is written
+            raise InputError(f"{VARIABLE}: {where} is MLflow's database; the study needs one of its own")
         if not all(inspect(engine).has_table(name) for name in metadata().tables):
             with initialising(engine, lock):
                 create_tables(engine)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fer_lab.core.config import SweepConfig
 from fer_lab.core.errors import Conflict, InputError
 from fer_lab.data.faces import FaceDataset
+from fer_lab.measure.evaluate import kept_counts
 from fer_lab.search.leases import Job, Leases
 from fer_lab.search.space import Space, differences, distribution, maximised, study_name, study_spec, suggest
 from fer_lab.search.storage import StudyStorage, initialising
@@ -41,6 +42,11 @@ class Sweep:
     def total(self) -> int:
         """The study's total number of trials."""
         return self.config.sweep.trials
+
+    @property
+    def n_valid(self) -> int:
+        """The validation faces that the protocol keeps: what every figure of the study is of."""
+        return kept_counts(self.dataset, self.config.data.protocol)["valid"]
 
     @property
     def work(self) -> Path:

@@ -194,14 +194,12 @@ def resolve_teachers(config: RunConfig, store: Store | None) -> list[Resolved]:
 
 def _describe(run: Run, config: RunConfig, dataset: FaceDataset, command: str | None) -> None:
     """What a reader needs to trust and to repeat the run."""
-    from fer_lab.core.labels import protocol
+    from fer_lab.measure.evaluate import kept_counts
     from fer_lab.measure.host import this_host
     from fer_lab.training.bundle import commit, versions
 
-    rule = protocol(config.data.protocol)
-    kept = rule.labels(dataset.votes) >= 0
-    counts = {split: int(kept[dataset.indices(split)].sum()) for split in ("train", "valid")}
-    run.log_dataset(dataset.name, dataset.fingerprint, rule.name, dataset.label_source, counts)
+    counts = kept_counts(dataset, config.data.protocol)
+    run.log_dataset(dataset.name, dataset.fingerprint, config.data.protocol, dataset.label_source, counts)
     run.log_text(dump_yaml(config), CONFIG)
     host = this_host()
     reproduce = command or f"python -m fer_lab.train {CONFIG}   # {CONFIG} is an artifact of this run"
@@ -213,7 +211,7 @@ def _describe(run: Run, config: RunConfig, dataset: FaceDataset, command: str | 
             "fer.commit": commit(),
             "fer.command": reproduce,
             "fer.seed": config.seed,
-            "fer.protocol": rule.name,
+            "fer.protocol": config.data.protocol,
             "fer.label_source": dataset.label_source,
             "fer.fingerprint": dataset.fingerprint,
             "fer.host": host.name,

@@ -65,7 +65,7 @@ def work(sweep: Sweep, store: Store, train_below: Callable[[str], Train], stop: 
             else:
                 finish(sweep, store, job)
     finally:
-        if stop.number is not None:
+        if stop.number is not None and stored_result(sweep) is None:  # a study that has its result stays FINISHED
             pause_parent(sweep, store)
     return result
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from fer_lab.core.errors import InputError, Unreachable
 
+SECRETS = frozenset({"password", "sslpassword"})  # keys of a URL's query that libpq takes
 REACH_S = 3.0  # how long a server may take to say that it is there
 
 
@@ -21,7 +22,10 @@ def redact(text: str) -> str:
 
     >>> redact("postgresql+psycopg://ann:secret@db/mlflow")
     'postgresql+psycopg://ann:***@db/mlflow'
+    >>> redact("postgresql+psycopg://ann@db/mlflow?password=secret&sslmode=require")
+    'postgresql+psycopg://ann@db/mlflow?password=***&sslmode=require'
     """
+    text = re.sub(rf"([?&](?:{'|'.join(sorted(SECRETS))})=)[^&\s]*", r"\1***", text)
     return re.sub(r"(://[^/\s:@]*):(?!\d{1,5}[/\s])\S*@", r"\1:***@", text)  # HOST:PORT/… has no password
 
 

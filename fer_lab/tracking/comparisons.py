@@ -38,8 +38,8 @@ def log(store: Store, comparison: Comparison, folder: Path) -> str:
         run.log_metrics(0, _metrics(comparison))
         for name in (FILE, *paper.TEXTS, report.FILE):  # all but the answers
             run.log_file(folder / name)
-    except BaseException:
-        run.end("FAILED")
+    except BaseException as error:
+        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", reason=str(error) or type(error).__name__)
         raise
     run.end("FINISHED")
     return str(run.id)

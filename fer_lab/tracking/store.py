@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -249,7 +250,7 @@ def newest_study(store: Store) -> str | None:
 
 def export_line(store: Store) -> str:
     """The shell line that points MLflow's own commands at this store (without a password)."""
-    return f"MLFLOW_TRACKING_URI={store.shown_uri}"
+    return f"MLFLOW_TRACKING_URI={shlex.quote(store.shown_uri)}"
 
 
 def user() -> str:

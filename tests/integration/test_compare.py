@@ -360,14 +360,15 @@ def test_next_is_a_command_that_can_work(home):
     promote = f"python -m fer_lab.promote {row.model} --runtime openvino --comparison"
     seeds = comparisons.Seeds(("runs:/1", "runs:/2"), (0.8, 0.9), 0.85, 0.07, 0.2, 1.0)
     champion = (row.model, "openvino")
-    assert compare._next(comparison, row, home / "out", logged=True, in_office={champion}) == f"open {home / 'out' / 'report.html'}"
+    look = f"python -m webbrowser {(home / 'out' / 'report.html').as_uri()}"
+    assert compare._next(comparison, row, home / "out", logged=True, in_office={champion}) == look
     for change, split, folder, logged, expected in (
         ({}, "test", home / "comparisons" / "c1", False, f"{promote} c1"),
         ({}, "test", home / "out", False, f"{promote} {home / 'out'}"),
         ({}, "test", home / "out", True, f"{promote} c1"),
-        ({}, "valid", home / "out", True, f"open {home / 'out' / 'report.html'}"),
-        ({"foreign": True}, "test", home / "out", True, f"open {home / 'out' / 'report.html'}"),
-        ({"seeds": seeds}, "test", home / "out", True, f"open {home / 'out' / 'report.html'}"),
+        ({}, "valid", home / "out", True, look),
+        ({"foreign": True}, "test", home / "out", True, look),
+        ({"seeds": seeds}, "test", home / "out", True, look),
     ):
         said = compare._next(replace(comparison, split=split), replace(row, **change), folder, logged=logged)
         assert said == expected
@@ -480,7 +481,9 @@ def test_bad_input_is_one_line_and_exit_two(lab, drawn, capsys):
         ("a", "--batches", "0"): "--batches",
         ("a", "--threads", "two"): "--threads",
         ("a", "--margin", "0"): "--margin",
+        ("a", "--seconds", "nan"): "--seconds",
         ("a", "--latency-only"): "--out FILE",
+        ("a", "--latency-only", "--out", "a"): "a is a folder",
         ("models:/x/1", "--latency-only", "--out", "e.json"): "takes paths",
         ("a", "--profiles", "absent.json"): "no profiles",
         ("--replay", "a"): "no comparison to replay",

@@ -22,6 +22,14 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     assert (config.train.epochs, config.train.lr, config.seed) == (3, 1e-3, 1)
 
 
+@pytest.mark.parametrize("text", ["val/nll,val/ece", "val/nll val/ece", "val/nll, val/ece", "[val/nll, val/ece]"])
+def test_a_list_takes_commas_or_spaces(text: str) -> None:
+    """As every list on the command line; one word is a list of one."""
+    assert load_run_config(None, [f"train.keep={text}"]).train.keep == ("val/nll", "val/ece")
+    assert load_run_config(None, ["train.keep=val/nll"]).train.keep == ("val/nll",)
+    assert load_sweep_config(None, ["sweep.objectives=accuracy,latency"]).sweep.objectives == ("accuracy", "latency")
+
+
 def test_a_dumped_configuration_loads_equal(tmp_path: Path) -> None:
     """config.yaml of a run reproduces the run."""
     config = load_run_config(None, ["train.stages=[{from_epoch: 0, size: 64}]", "train.class_weights={anger: 2.0}"])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -30,6 +34,37 @@ def test_each_error_has_its_exit_code(error: BaseException, code: int, capsys: p
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1
     assert shown.out == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there at once")
+def test_a_terminated_verb_cleans_up_and_says_so() -> None:
+    """SIGTERM unwinds as Ctrl-C does: what has to be removed is removed, and the exit code is 143."""
+    script = (
+        "import argparse, time\n"
+        "from fer_lab.core import console\n"
+        "def body(_):\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaned', flush=True)\n"
+        "raise SystemExit(console.run(argparse.ArgumentParser(), body, []))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, "cleaned\n", "error: terminated\n")
+
+
+def test_the_list_of_verbs_is_printed_whatever_the_locale() -> None:
+    """A pipe of Windows is cp1252, which has no arrow."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fer_lab"], env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a registry version" in done.stdout.decode("utf-8")
 
 
 def test_the_last_line_is_json_even_when_refused(capsys: pytest.CaptureFixture[str]) -> None:

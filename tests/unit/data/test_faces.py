@@ -55,10 +55,14 @@ def test_shapes_that_do_not_fit_are_refused(drawn: FaceDataset) -> None:
         replace(drawn.take(np.arange(40)), names=drawn.names[:39])
 
 
-def test_ferplus_is_whichever_is_prepared(drawn: FaceDataset, tmp_path: Path) -> None:
-    """2016 when both are there; nothing prepared says what to run."""
+def test_ferplus_is_whichever_is_prepared(drawn: FaceDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """2016 when both are there, said once; nothing prepared says what to run."""
+    faces._say_which.cache_clear()
     with pytest.raises(NotFound, match=r"prepared: none.*python -m fer_lab.prepare ferplus"):
         faces.resolve("ferplus", tmp_path)
     for name in ("ferplus-2017", "ferplus-2016"):
         replace(drawn.take(np.arange(40)), name=name, label_source=name).save(tmp_path / "data" / name)
         assert faces.resolve("ferplus", tmp_path).name == name
+    faces.resolve("ferplus", tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "ferplus-2016 is taken" in line]
+    assert len(said) == 1

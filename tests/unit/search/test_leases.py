@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,31 @@ def test_processes_that_start_on_an_empty_database_hand_each_slot_out_once(tmp_p
     assert sorted(n for n in numbers if n >= 0) == list(range(60))
 
 
+def test_mlflows_database_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    """Both own a table alembic_version: a study in there would break one of the two."""
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    with sqlite3.connect(path) as database:
+        before = list(database.iterdump())
+    with pytest.raises(InputError, match="is MLflow's database; the study needs one of its own"):
+        open_storage(tmp_path, f"sqlite:///{path.as_posix()}")
+    with sqlite3.connect(path) as database:
+        assert list(database.iterdump()) == before
+
+
+def test_tables_of_another_optuna_are_told(tmp_path: Path) -> None:
+    """Optuna's own words, on one line, as bad input."""
+    opened = open_storage(tmp_path)
+    with opened.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('v9.9.9.a')")
+    with pytest.raises(InputError, match=r"^the study storage sqlite:///"):
+        opened.optuna()
+    opened.close()
+
+
 def test_the_storage_url_is_checked_and_shown_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A foreign scheme, an unreachable server and a password each get their treatment."""
     monkeypatch.delenv("FER_LAB_STORAGE", raising=False)
@@ -173,6 +199,10 @@ def test_the_storage_url_is_checked_and_shown_without_its_password(tmp_path: Pat
         with pytest.raises(InputError) as caught:
             open_storage(tmp_path)
         assert "sec" not in str(caught.value)
+    queried = "postgresql+psycopg://u@127.0.0.1:1/d?password=secret&sslmode=require"
+    assert has_password(queried)
+    assert not has_password("postgresql+psycopg://u@127.0.0.1:1/d?sslmode=require")
+    assert shown(queried) == queried.replace("secret", "***")
     monkeypatch.setenv("FER_LAB_STORAGE", "mysql://x/y")
     with pytest.raises(InputError, match="sqlite"):
         storage_url(tmp_path)

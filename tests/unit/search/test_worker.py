@@ -16,6 +16,7 @@ import pytest
 from fer_lab.backends.bundle import Card, write_manifest
 from fer_lab.core.config import Dimension, RunConfig, SweepConfig, with_values
 from fer_lab.core.errors import Conflict, Interrupted, Unreachable
+from fer_lab.core.labels import protocol
 from fer_lab.data.faces import FaceDataset
 from fer_lab.search.confirm import confirmed, pareto
 from fer_lab.search.leases import Job, LeaseLost
@@ -260,6 +261,28 @@ def test_an_interrupted_trial_goes_back_to_the_queue_and_continues(home: Path, d
     resumed = [c for c in store.children(parent) if "fer.resume_of" in c["tags"]]
     assert len(resumed) == 1
     assert store.run_info(parent)["status"] == "FINISHED"
+
+
+def test_a_signal_while_the_study_finishes_leaves_it_finished(
+    home: Path, drawn: FaceDataset, storage: StudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result is stored, so that no later start would ever look at its run again; the version says of how many faces."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "late", "sweep.trials": 1, "sweep.confirm.seeds": 1})
+    stop = Stop()
+    register = registry.register
+
+    def signalled(*given: Any, **named: Any) -> registry.Version:
+        stop.number = 15
+        return register(*given, **named)
+
+    monkeypatch.setattr(registry, "register", signalled)
+    result = work(sweep, store, lambda parent: Formula(sweep, store, parent), stop)
+    assert store.run_info(result["parent_run_id"])["status"] == "FINISHED"
+    kept = protocol("ferplus8").labels(drawn.votes[drawn.indices("valid")]) >= 0
+    assert 0 < kept.sum() < len(kept)  # not all of them count
+    tags = registry.version_tags(store, result["registered"]["name"], result["registered"]["version"])
+    assert tags["n_valid"] == str(kept.sum())
 
 
 def test_a_worker_that_was_paused_past_its_lease_writes_nothing(home: Path, drawn: FaceDataset, storage: StudyStorage) -> None:

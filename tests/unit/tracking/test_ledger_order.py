@@ -47,6 +47,7 @@ def test_every_field_of_an_entry_is_in_its_hash() -> None:
         ("http://ann:pa:ss@host:5000", "http://ann:***@host:5000"),
         ("postgresql+psycopg://ann:p@ss@db:5432/mlflow failed", "postgresql+psycopg://ann:***@db:5432/mlflow failed"),
         ("at http://a:b@c and http://d:e@f/g", "at http://a:***@c and http://d:***@f/g"),
+        ("postgresql://db/mlflow?sslpassword=pass&user=ann failed", "postgresql://db/mlflow?sslpassword=***&user=ann failed"),
         ("sqlite:////home/ann/mlruns/mlflow.db", "sqlite:////home/ann/mlruns/mlflow.db"),
     ],
 )
