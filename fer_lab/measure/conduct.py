@@ -22,7 +22,7 @@ from fer_lab.measure import audits, corruptions, derive, latency, profiles, reco
 from fer_lab.measure.candidates import Candidate
 from fer_lab.measure.coldstart import cold_start
 from fer_lab.measure.comparison import FILE, Audit, Comparison
-from fer_lab.measure.evaluate import check_probabilities, evaluate, kept_faces, predict_all
+from fer_lab.measure.evaluate import check_probabilities, evaluate, kept_faces, predict_all, refuse_absent
 from fer_lab.measure.host import this_host, usable_cores
 
 ROBUST_FACES = 512
@@ -105,6 +105,8 @@ def _check(candidates: Sequence[Candidate], request: Request, dataset: FaceDatas
     if not candidates:
         raise InputError("nothing to compare: give at least one model")
     rule = labels.protocol(request.protocol)
+    _, targets = kept_faces(dataset, rule.name, request.split)
+    refuse_absent(np.bincount(targets, minlength=len(rule.label_set.labels)) > 0, rule, request.split)
     for candidate in candidates:
         if candidate.foreign:
             candidate.foreign.check_labels(rule.label_set.labels)

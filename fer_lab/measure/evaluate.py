@@ -73,6 +73,18 @@ def kept_faces(dataset: FaceDataset, protocol: str, split: Split) -> tuple[npt.N
     return rows[kept], targets[kept]
 
 
+def refuse_absent(present: npt.NDArray[np.bool_], protocol: labels.Protocol, split: str) -> None:
+    """Raise InputError, with their names, unless each class has a face in the split; present: bool [K].
+
+    A class that nobody shows cannot be learnt, and a mean over the classes would leave it out in silence.
+    """
+    missing = [name for name, there in zip(protocol.label_set.labels, present, strict=True) if not there]
+    if missing:
+        raise InputError(
+            f"no {', '.join(missing)} face in the {split} split under {protocol.name}; use another protocol or more faces"
+        )
+
+
 def kept_counts(dataset: FaceDataset, protocol: str) -> dict[str, int]:
     """Return how many training and validation faces `protocol` keeps; the test split stays sealed."""
     kept = labels.protocol(protocol).labels(dataset.votes) != labels.DROPPED

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fer_lab.core.config import RunConfig
 from fer_lab.core.errors import InputError
 from fer_lab.core.labels import DROPPED, Protocol, protocol
+from fer_lab.measure.evaluate import refuse_absent
 
 if TYPE_CHECKING:
     from fer_lab.data.faces import FaceDataset
@@ -72,7 +73,7 @@ def training_faces(config: RunConfig, dataset: FaceDataset, teacher_probs: npt.N
 
 
 def validation_faces(config: RunConfig, dataset: FaceDataset) -> ValidationFaces:
-    """Return the faces of the validation split that the protocol keeps. Raises InputError when there is none."""
+    """Return the faces of the validation split that the protocol keeps. Raises InputError when one of its classes has none."""
     rule = protocol(config.data.protocol)
     rows = dataset.indices("valid")
     labels = rule.labels(dataset.votes[rows])
@@ -80,6 +81,7 @@ def validation_faces(config: RunConfig, dataset: FaceDataset) -> ValidationFaces
     if len(kept) == 0:
         raise InputError(f"{dataset.name} has no validation face that {rule.name} keeps; prepare a dataset with a valid split")
     distribution, _ = rule.distribution(dataset.votes[rows[kept]])
+    _refuse_missing_class(distribution, labels[kept], rule, "valid", "majority")
     return ValidationFaces(rows[kept], labels[kept], distribution)
 
 
@@ -120,11 +122,8 @@ def _one_hot(labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.floa
 def _refuse_missing_class(
     targets: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], rule: Protocol, split: str, kind: str
 ) -> None:
-    """A class that nobody shows cannot be learnt: its output would be noise under a name."""
     present = targets.sum(axis=0) > 0 if kind == "soft" else np.bincount(labels[labels >= 0], minlength=targets.shape[1]) > 0
-    missing = [name for name, there in zip(rule.label_set.labels, present, strict=True) if not there]
-    if missing:
-        raise InputError(f"no {', '.join(missing)} face in the {split} split under {rule.name}; use another protocol or more faces")
+    refuse_absent(present, rule, split)
 
 
 def _balanced(

@@ -497,6 +497,18 @@ def test_bad_input_is_one_line_and_exit_two(lab, drawn, capsys):
     assert not (lab / "comparisons").exists()
 
 
+def test_a_test_split_that_lacks_a_class_is_refused_before_a_look(lab, drawn, capsys):
+    """A mean over the classes would leave it out in silence."""
+    votes, rows = drawn.votes.copy(), drawn.indices("test")
+    votes[rows, 3] = 0
+    votes[rows, 0] += 1  # somebody voted
+    replace(drawn, name="lacking", votes=votes).save(lab / "data" / "lacking")
+    code, _, err = run(capsys, "a", "--dataset", "lacking", *QUICK)
+    assert code == 2
+    assert "no sadness face in the test split under ferplus8" in err
+    assert not (lab / "comparisons").exists()
+
+
 def test_a_tampered_bundle_is_refused_before_it_is_run(lab, capsys):
     """A flipped byte in an artifact: exit 4, nothing measured."""
     path = lab / "a" / "openvino" / "model.bin"

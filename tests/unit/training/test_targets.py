@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fer_lab.core.errors import InputError
-from fer_lab.training.targets import class_weights, training_faces, validation_faces
+from fer_lab.training.targets import check_faces, class_weights, training_faces, validation_faces
 
 
 def test_soft_targets_are_distributions_and_majority_targets_one_hot(settings: Any, few: Any) -> None:
@@ -42,6 +42,18 @@ def test_a_subset_is_drawn_by_seed(settings: Any, few: Any) -> None:
     assert len(a) == 120
     np.testing.assert_array_equal(a, training_faces(settings("data.subset=120"), few).rows)
     assert not np.array_equal(a, training_faces(settings("data.subset=120", "seed=1"), few).rows)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_class_that_a_split_lacks_is_named(settings: Any, few: Any, split: str) -> None:
+    """It could not be learnt, or would be missing from every mean over the classes."""
+    votes = few.votes.copy()
+    rows = few.indices(split)
+    votes[rows[votes[rows].argmax(axis=1) == 3]] = 0
+    votes[rows, 3] = 0
+    votes[rows, 0] += 1  # somebody voted
+    with pytest.raises(InputError, match=f"no sadness face in the {split} split under ferplus8"):
+        check_faces(settings("data.targets=majority"), replace(few, votes=votes))
 
 
 def test_balance_gives_each_class_as_many_faces(settings: Any, few: Any) -> None:
