@@ -65,7 +65,7 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
 def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
     from fer_lab.core.errors import InputError
-    from fer_lab.search.tracked import resolve_teachers
+    from fer_lab.search.tracked import end_abandoned, resolve_teachers
     from fer_lab.tracking.store import open_store
 
     path, overrides = _split(args)
@@ -75,6 +75,7 @@ def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
         raise InputError("train.epochs=0 draws nothing: every seed would be the same run; leave --seeds out")
     dataset = _checked(config)
     store = open_store()  # an unreachable server is said before anything trains
+    end_abandoned(store)
     resolve_teachers(config, store)  # so is a teacher that is not there or cannot teach this
     words = [str(path)] if path is not None else []
     words += [text for text in overrides if not (seeds and text.startswith("seed="))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fer_lab.core import lock
 from fer_lab.core.config import RunConfig, dump_yaml, flatten
 from fer_lab.core.console import note
-from fer_lab.core.errors import InputError, Interrupted, heed
+from fer_lab.core.errors import Conflict, InputError, Interrupted, NotFound, heed
 from fer_lab.search.leases import LeaseLost
 from fer_lab.search.trial import Pruned, failure_reason
 
@@ -55,6 +55,20 @@ def held(store: Store, run_id: str) -> AbstractContextManager[None]:
         f"another process trains run {run_id}; nothing was changed. Wait for its end, or stop it, then: "
         f"python -m fer_lab.train --resume {run_id}",
     )
+
+
+def end_abandoned(store: Store) -> None:
+    """End as KILLED each RUNNING run of this store root whose process is gone: killed, or the machine lost its power."""
+    from fer_lab.tracking.run import Run
+
+    for config in sorted((store.home / "mlruns" / "work").glob(f"*/{CONFIG}")):
+        run_id = config.parent.name
+        with suppress(Conflict, NotFound), held(store, run_id):  # somebody trains it; it is of another store
+            if store.run_info(run_id)["status"] == "RUNNING":
+                Run(store, run_id, resumed=True).end("KILLED", "its process was gone")
+                note(
+                    f"run {run_id} was left RUNNING by a process that is gone; go on with python -m fer_lab.train --resume {run_id}"
+                )
 
 
 def keep_config(config: RunConfig, folder: Path) -> None:

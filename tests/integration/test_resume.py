@@ -100,6 +100,23 @@ def test_a_stopped_run_is_killed_in_the_store_and_resumes_to_the_same_weights(
     assert "nothing to resume" in err
 
 
+def test_a_run_whose_process_was_killed_is_ended_by_the_next(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody could say so at the time: the next run does, and it goes on from its checkpoint."""
+    from fer_lab.tracking.store import open_store
+
+    code, _ = run_until(9, 1, 1, *SMALL, "train.epochs=2")
+    assert code == -9
+    (folder,) = (lab / "mlruns" / "work").iterdir()
+    store = open_store()
+    assert store.run_info(folder.name)["status"] == "RUNNING"
+    code, other, err = run(capsys, *SMALL, "train.epochs=1")
+    assert code == 0, err
+    assert f"go on with python -m fer_lab.train --resume {folder.name}" in err
+    assert (store.run_info(folder.name)["status"], store.run_info(other["run_id"])["status"]) == ("KILLED", "FINISHED")
+    code, result, err = run(capsys, "--resume", folder.name)
+    assert (code, result["run_id"], result["epochs_run"]) == (0, folder.name, 2), err
+
+
 def test_several_seeds_resume_where_they_stopped(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Finished children are kept, the stopped one continues."""
     code, err = run_until(signal.SIGTERM, 0, 2, *SMALL, "train.epochs=1", "--seeds", "0,1")
