@@ -83,6 +83,8 @@ def _export(args: argparse.Namespace) -> Mapping[str, Any]:
     from fer_lab.tracking.store import open_store
 
     wanted = [name for text in args.runtimes or export.EXPORTED for name in text.replace(",", " ").split()]
+    if swallowed := [name for name in wanted if "/" in name]:
+        raise InputError(f"--runtimes took {swallowed[0]} for a runtime; put the model before the options")
     runtimes = export.check_runtimes(wanted)
     store = open_store()
     source = registry.resolve(args.model, store) if args.model else _challenger(store)

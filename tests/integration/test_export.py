@@ -203,6 +203,8 @@ def test_an_unknown_runtime_lists_the_known_ones(home: Path, capsys: pytest.Capt
     assert export.main(["--runtimes", "openvin"]) == 2
     assert "unknown runtime 'openvin'; known: onnx, onnx-int8, openvino" in capsys.readouterr().err
     assert check_runtimes(["openvino-bf16"]) == ("openvino", "openvino-bf16")
+    assert export.main(["--runtimes", "onnx openvino", "models:/fer-ferplus-8/3"]) == 2
+    assert "--runtimes took models:/fer-ferplus-8/3 for a runtime; put the model before" in capsys.readouterr().err
 
 
 def test_a_bundle_without_weights_is_refused(drawn: Any, tmp_path: Path) -> None:

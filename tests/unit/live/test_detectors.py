@@ -100,15 +100,6 @@ def test_yunet_looks_again_finer_where_it_found_nobody(monkeypatch: pytest.Monke
     assert finder.find(frame) == []
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((2, 2, 3), np.uint8), np.full((40, 1000, 3), 255, np.uint8), np.zeros((1000, 3, 3), np.uint8)]
-)
-def test_odd_frames_hold_no_face_and_raise_nothing(image: np.ndarray) -> None:
-    """Tiny, flat and thin frames."""
-    (finder,) = build(["haar"], Search())
-    assert finder.find(image) == []
-
-
 def test_the_ssd_adapter_reads_the_rows_above_the_threshold(tmp_path: Path) -> None:
     """Normalised corners become pixels; the list ends at the mark."""
     finder = SSD.open(ssd(tmp_path), Search())
