@@ -26,7 +26,6 @@ verdicts and a recommendation; the last line of stdout is
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -101,7 +100,7 @@ def _init_card(args: argparse.Namespace) -> dict[str, Any]:
 
     card = write_card(args.init_card)
     console.say(f"wrote {card}; fill in what it asks for")
-    console.next_command(f"python -m fer_lab.compare {shlex.quote(str(args.init_card))}")
+    console.next_command(f"python -m fer_lab.compare {console.quoted(args.init_card)}")
     return {"card": str(card)}
 
 
@@ -155,7 +154,7 @@ def _latency_only(args: argparse.Namespace) -> dict[str, Any]:
             for r in rows
         ],
     )  # fmt: skip
-    console.next_command(f"python -m fer_lab.compare MODEL… --profiles {shlex.quote(str(args.out))}   # where the dataset is")
+    console.next_command(f"python -m fer_lab.compare MODEL… --profiles {console.quoted(args.out)}   # where the dataset is")
     return {"profiles": str(args.out), "host": taken.host.name, "rows": rows}
 
 
@@ -361,8 +360,8 @@ def _next(
     if row.foreign or row.seeds or comparison.split != "test" or (row.model, row.runtime) in in_office:
         return f"python -m webbrowser {(folder / report.FILE).absolute().as_uri()}"
     known = logged or folder.resolve().parent == evidence.folder_of(faces.home()).resolve()  # else promote finds it by path only
-    where = comparison.id if known else shlex.quote(str(folder))
-    return f"python -m fer_lab.promote {shlex.quote(row.model)} --runtime {row.runtime} --comparison {where}"
+    where = comparison.id if known else console.quoted(folder)
+    return f"python -m fer_lab.promote {console.quoted(row.model)} --runtime {row.runtime} --comparison {where}"
 
 
 def _reference_name(against: str, first: Candidate) -> str:

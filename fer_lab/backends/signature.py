@@ -56,8 +56,11 @@ def demanded() -> frozenset[str] | None:
     given = os.environ.get(VARIABLE, "").strip()
     if not given:
         return None
+    parts = given.replace(",", " ").split()
+    if not parts:
+        raise InputError(f"{VARIABLE}={given!r} names no key")
     try:
-        return frozenset(public_key(part) for part in given.replace(",", " ").split())
+        return frozenset(public_key(part) for part in parts)
     except InputError as error:
         raise InputError(f"{VARIABLE}: {error}") from None
 

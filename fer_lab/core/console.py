@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +19,8 @@ from typing import Any
 from fer_lab.core.errors import FerLabError, InputError
 
 Result = Mapping[str, Any]
+
+ONE_SIGNAL_S = 2.0  # a launcher and its process group both pass SIGTERM on: the second must not end the cleaning up
 
 
 def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Result], argv: Sequence[str] | None) -> int:
@@ -76,6 +81,11 @@ def next_command(command: str) -> None:
     say(f"next: {command}")
 
 
+def quoted(word: object) -> str:
+    """Return a path or name as a shell of this system takes it for one word."""
+    return subprocess.list2cmdline([str(word)]) if sys.platform == "win32" else shlex.quote(str(word))
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table for people; numbers are right-aligned."""
     from rich.console import Console
@@ -115,12 +125,22 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
+    first: float | None = None
+
     def terminate(number: int, frame: object) -> None:
-        raise _Terminated
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
+            raise _Terminated
+        if time.monotonic() - first > ONE_SIGNAL_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+        if first is not None:  # raised where Python only prints it, in a finalizer
+            raise _Terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 

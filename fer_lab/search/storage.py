@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core.errors import InputError, MissingPart
-from fer_lab.tracking.address import SECRETS, redact
+from fer_lab.tracking.address import SECRETS, redact, store_uri
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -127,14 +127,18 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
         raise MissingPart(error.name or "a database driver", "lab", f"the study storage {where}") from None
     except SQLAlchemyError as error:
         raise InputError(f"{VARIABLE}: {where} cannot be used: {error}") from None
-    if engine.dialect.name == "sqlite":
-        write_immediately(engine)
     try:
-        if inspect(engine).has_table("experiments"):  # looked at before anything is written
+        if _place(url) == _place(store_uri(home)) or inspect(engine).has_table("experiments"):
             raise InputError(f"{VARIABLE}: {where} is MLflow's database; the study needs one of its own")
+        engine.dispose()  # that look wrote nothing; from here on a connection turns write-ahead logging on
+        if engine.dialect.name == "sqlite":
+            write_immediately(engine)
         if not all(inspect(engine).has_table(name) for name in metadata().tables):
             with initialising(engine, lock):
                 create_tables(engine)
+    except InputError:
+        engine.dispose()
+        raise
     except SQLAlchemyError as error:
         engine.dispose()
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
@@ -160,6 +164,17 @@ def initialising(engine: Engine, lock: Path) -> Iterator[None]:
                 yield
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": INIT_LOCK_KEY})
+
+
+def _place(url: str) -> tuple[object, ...]:
+    """What names a database: its kind, server and name, whoever asks for it."""
+    from sqlalchemy.engine import make_url
+
+    if url.startswith(("http://", "https://")):
+        return (url,)
+    parts = make_url(url)
+    name = Path(parts.database or "").absolute() if parts.get_backend_name() == "sqlite" else parts.database
+    return parts.get_backend_name(), parts.host, parts.port or 5432, name
 
 
 def _have_rows(engine: Engine, table: str) -> bool:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fer_lab.core import lock
 from fer_lab.core.config import RunConfig, dump_yaml, flatten
 from fer_lab.core.console import note
-from fer_lab.core.errors import Conflict, InputError, Interrupted, NotFound, heed
+from fer_lab.core.errors import FerLabError, InputError, Interrupted, heed
 from fer_lab.search.leases import LeaseLost
 from fer_lab.search.trial import Pruned, failure_reason
 
@@ -58,16 +58,21 @@ def held(store: Store, run_id: str) -> AbstractContextManager[None]:
 
 
 def end_abandoned(store: Store) -> None:
-    """End as KILLED each RUNNING run of this store root whose process is gone: killed, or the machine lost its power."""
+    """End as KILLED each RUNNING run of this store root whose process is gone: killed, or the machine lost its power.
+
+    What cannot be ended stays as it is: somebody trains it, it is of another store or account, it was deleted.
+    """
     from fer_lab.tracking.run import Run
 
     for config in sorted((store.home / "mlruns" / "work").glob(f"*/{CONFIG}")):
         run_id = config.parent.name
-        with suppress(Conflict, NotFound), held(store, run_id):  # somebody trains it; it is of another store
-            if store.run_info(run_id)["status"] == "RUNNING":
+        with suppress(FerLabError, OSError), held(store, run_id):
+            info = store.run_info(run_id)
+            if info["status"] == "RUNNING":
                 Run(store, run_id, resumed=True).end("KILLED", "its process was gone")
                 note(
-                    f"run {run_id} was left RUNNING by a process that is gone; go on with python -m fer_lab.train --resume {run_id}"
+                    f"run {run_id} was left RUNNING by a process that is gone; it can go on: "
+                    f"python -m fer_lab.train --resume {info['parent'] or run_id}"
                 )
 
 

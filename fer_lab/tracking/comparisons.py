@@ -39,7 +39,8 @@ def log(store: Store, comparison: Comparison, folder: Path) -> str:
         for name in (FILE, *paper.TEXTS, report.FILE):  # all but the answers
             run.log_file(folder / name)
     except BaseException as error:
-        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", reason=str(error) or type(error).__name__)
+        stopped = isinstance(error, KeyboardInterrupt)
+        run.end("KILLED" if stopped else "FAILED", reason="interrupted" if stopped else str(error))
         raise
     run.end("FINISHED")
     return str(run.id)

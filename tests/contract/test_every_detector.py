@@ -17,7 +17,7 @@ from fer_lab.live.detectors import Detector, Finder, Search, detectors
 from fer_lab.live.frames import Image
 
 KINDS = detectors()
-FILES = {"yunet": "FER_LAB_YUNET", "openvino-ssd": "FER_LAB_SSD"}
+NAMED_BY = {"openvino-ssd": "FER_LAB_SSD"}  # where it is not FER_LAB_ and the detector's name
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -27,9 +27,10 @@ def kind(request: pytest.FixtureRequest) -> Detector:
 
 def opened(kind: Detector, search: Search = Search()) -> Finder:  # noqa: B008  # frozen
     """The detector, ready to look; skips where its model file is not named."""
-    path = os.environ.get(FILES.get(kind.name, "")) if kind.wants_file else None
+    variable = NAMED_BY.get(kind.name, f"FER_LAB_{kind.name.upper().replace('-', '_')}")
+    path = os.environ.get(variable) if kind.wants_file else None
     if kind.wants_file and not path:
-        pytest.skip(f"{FILES.get(kind.name, 'no variable')} does not name the file of {kind.name}")
+        pytest.skip(f"{variable} does not name the file of {kind.name}")
     return kind.open(Path(path) if path else None, search)
 
 

@@ -111,8 +111,13 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next(lab: Path, capsys: 
     assert store.run_info(folder.name)["status"] == "RUNNING"
     code, other, err = run(capsys, *SMALL, "train.epochs=1")
     assert code == 0, err
-    assert f"go on with python -m fer_lab.train --resume {folder.name}" in err
+    assert f"it can go on: python -m fer_lab.train --resume {folder.name}" in err
     assert (store.run_info(folder.name)["status"], store.run_info(other["run_id"])["status"]) == ("KILLED", "FINISHED")
+    store.client.update_run(folder.name, status="RUNNING")
+    store.client.delete_run(folder.name)  # in the UI, say: no later run may stumble over it
+    code, _, err = run(capsys, *SMALL, "train.epochs=1")
+    assert (code, folder.name in err) == (0, False), err
+    store.client.restore_run(folder.name)
     code, result, err = run(capsys, "--resume", folder.name)
     assert (code, result["run_id"], result["epochs_run"]) == (0, folder.name, 2), err
 

@@ -21,7 +21,7 @@ CUT_DOWN = {
         "experiments/quickstart.yaml", "data.subset=160", "train.epochs=1", "train.image_size=32", "train.batch_size=32",
         "sweep.trials=2", "sweep.confirm.top=1", "sweep.confirm.seeds=1", "train.device=cpu",
     ],
-    "export": ["--runtimes", "onnx,openvino"],
+    "export": [],
     "compare": ["--no-robustness", "--batches", "1", "--runtimes", "openvino"],
     "promote": ["--runtime", "openvino"],
     "demo": [],

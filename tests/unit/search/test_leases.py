@@ -163,12 +163,29 @@ def test_mlflows_database_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
         database.execute("CREATE TABLE alembic_version (version_num TEXT)")
-    with sqlite3.connect(path) as database:
-        before = list(database.iterdump())
+    before = path.read_bytes()
     with pytest.raises(InputError, match="is MLflow's database; the study needs one of its own"):
         open_storage(tmp_path, f"sqlite:///{path.as_posix()}")
-    with sqlite3.connect(path) as database:
-        assert list(database.iterdump()) == before
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.glob("mlflow*")] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize(
+    ("mlflow", "study"),
+    [
+        ("sqlite:///shared.db", "sqlite:///shared.db"),
+        ("postgresql://ann@db/shared", "postgresql+psycopg://bob:secret@db/shared"),
+    ],
+)
+def test_a_database_that_mlflow_is_to_use_is_refused_while_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow: str, study: str
+) -> None:
+    """Nothing in it tells yet whose it is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    with pytest.raises(InputError, match="is MLflow's database"):
+        open_storage(tmp_path, study)
+    assert not list(tmp_path.glob("shared*"))
 
 
 def test_tables_of_another_optuna_are_told(tmp_path: Path) -> None:
