@@ -11,7 +11,6 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from fer_lab.core.console import ONE_SIGNAL_S
 from fer_lab.core.errors import Interrupted
 
 HANG_UP = getattr(signal, "SIGHUP", None)  # not on Windows
@@ -23,7 +22,6 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._at = 0.0  # when the first one came
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -55,12 +53,8 @@ class Stop:
         self.check()
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
         if self.number is not None:
-            if number == signal.SIGTERM and now - self._at < ONE_SIGNAL_S:
-                return
             raise KeyboardInterrupt
-        self._at = now
         if number == HANG_UP:
             _leave_terminal()
         self.number = signal.SIGTERM if number in (HANG_UP, BREAK) else number

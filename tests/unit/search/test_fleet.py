@@ -85,14 +85,3 @@ def test_a_closed_terminal_is_told_to_stop_unless_nohup_asked_to_go_on() -> None
             assert stop.number is None
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_one_sigterm_that_comes_twice_is_one() -> None:
-    """A launcher and its process group both pass it on; a second Ctrl-C is somebody's own."""
-    with Stop() as stop:
-        for _ in range(2):
-            signal.raise_signal(signal.SIGTERM)
-        assert stop.number == signal.SIGTERM
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
