@@ -54,7 +54,7 @@ def main() -> None:
     blocks = [sum(len(stage) for stage in network.blocks) for network in (small, large)]
     weights = [sum(values.numel() for values in network.parameters()) / 1e6 for network in (small, large)]
     print(f"{blocks[0]} blocks → {blocks[1]}, {weights[0]:.1f} → {weights[1]:.1f} million parameters: "
-          f"largest difference of a logit {off:.1e}", flush=True)  # fmt: skip
+          f"largest difference of a logit{'' if held else ' behind the first stage'} {off:.1e}", flush=True)  # fmt: skip
     if off > SAME_WITHIN:
         raise SystemExit(f"the answers are not the same: expected less than {SAME_WITHIN}")
     scales = [backbones.statistics(name) for name in (options.backbone, options.into)]
