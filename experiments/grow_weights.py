@@ -48,8 +48,7 @@ def main() -> None:
     small.load_state_dict(state)
     torch.manual_seed(0)
     large = backbones.build(options.into, classes=len(state["classifier.bias"])).eval()
-    grow(small, large)
-    held = _holds(_front(large), _front(small))
+    held = grow(small, large)
     off = _difference(small, large, held)
     blocks = [sum(len(stage) for stage in network.blocks) for network in (small, large)]
     weights = [sum(values.numel() for values in network.parameters()) / 1e6 for network in (small, large)]
@@ -66,10 +65,10 @@ def main() -> None:
     save_weights(large, options.out)
 
 
-def grow(small: nn.Module, large: nn.Module) -> None:
+def grow(small: nn.Module, large: nn.Module) -> bool:
     """Give `large` the weights of `small`, in place; what only `large` has is closed or not heard.
 
-    A front that cannot hold the smaller one stays as it is. Raises SystemExit where the two differ in kind.
+    Returns whether its front holds the smaller one; one that cannot stays as it is. Raises SystemExit where the two differ in kind.
     """
     if len(small.blocks) != len(large.blocks):
         raise SystemExit(f"expected networks with the same stages, got {len(small.blocks)} and {len(large.blocks)}")
@@ -93,6 +92,7 @@ def grow(small: nn.Module, large: nn.Module) -> None:
             final = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)][-1]
             nn.init.zeros_(final.weight)
             nn.init.zeros_(final.bias)
+    return held
 
 
 def learn_front(

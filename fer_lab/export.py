@@ -179,8 +179,7 @@ def _log(store: Store, source: Resolved, result: ExportResult, version: Version)
         with tempfile.TemporaryDirectory() as folder:
             run.log_file(picture.draw(content, Path(folder) / "parity.png"))
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        run.end("KILLED" if stopped else "FAILED", reason="interrupted" if stopped else "the parity record could not be logged")
+        run.end_by(error, "the parity record could not be logged")
         raise
     run.end("FINISHED")
 

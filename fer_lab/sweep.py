@@ -302,9 +302,10 @@ def _report(sweep: Sweep, result: Mapping[str, Any], uri: str, more: str | None)
         )
         for found, version in zip(result["confirmed"], versions, strict=True)
     ]  # fmt: skip
+    n_valid = sweep.n_valid
     title = (
         f"{sweep.name}: {counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed; "
-        f"{result['metric']} on {sweep.n_valid} validation faces of {sweep.dataset.name}, {sweep.config.data.protocol}, mean over "
+        f"{result['metric']} on {n_valid} validation faces of {sweep.dataset.name}, {sweep.config.data.protocol}, mean over "
         "fresh seeds (the first row is @challenger)"
     )
     console.table(title, ("version", "mean", "sd", "seeds", "trial", *(key.split(".")[-1] for key in keys)), rows)
@@ -313,7 +314,7 @@ def _report(sweep: Sweep, result: Mapping[str, Any], uri: str, more: str | None)
     console.next_command(f"python -m fer_lab.export models:/{winner['name']}@{winner['alias']}")
     return {
         **result, "dataset": sweep.dataset.name, "label_source": sweep.dataset.label_source,
-        "protocol": sweep.config.data.protocol, "n_valid": sweep.n_valid,
+        "protocol": sweep.config.data.protocol, "n_valid": n_valid,
     }  # fmt: skip
 
 

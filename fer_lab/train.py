@@ -147,11 +147,8 @@ def _many(
                 tracked = _tracked(seeded, dataset, store, stop, command=again, run=run, parent=parent.id)
             run_ids[seed] = tracked.run_id
             figures[seed] = {name.removeprefix("val/"): value for name, value in tracked.result.validation.items()}
-    except (Interrupted, KeyboardInterrupt):
-        parent.end("KILLED", reason="interrupted")
-        raise
     except BaseException as error:
-        parent.end("FAILED", reason=str(error))
+        parent.end_by(error)
         raise
     names = [name for name in figures[seeds[0]] if all(name in figures[seed] for seed in seeds) and name not in ("epoch",)]
     mean = {name: statistics.fmean(figures[seed][name] for seed in seeds) for name in names}

@@ -106,7 +106,9 @@ def _start(store: Store, base: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
     if store.artifacts:
         command += ["--artifacts-destination", store.artifacts.as_uri()]
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):  # the server would outlive a closed terminal
+    from fer_lab.search.stop import HANG_UP
+
+    for number in (signal.SIGTERM, HANG_UP):  # the server would outlive a closed terminal
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     with _log(store).open("wb") as log:

@@ -287,13 +287,7 @@ def _override(schema: type[BaseModel], key: str, text: str) -> Any:
 
 def _is_list(schema: type[BaseModel], key: str) -> bool:
     """Whether the field at a dotted key is a list; false for keys that are none."""
-    *sections, name = key.split(".")
-    for part in sections:
-        kind = schema.model_fields[part].annotation if part in schema.model_fields else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return False
-        schema = kind
-    kind = schema.model_fields[name].annotation if name in schema.model_fields else None
+    kind = _fields(schema).get(key)
     return any(get_origin(option) in (tuple, list) for option in (kind, *get_args(kind)))
 
 
@@ -427,24 +421,25 @@ def _apply(schema: type[Schema], tree: dict[str, Any], values: Mapping[str, Any]
         for parent in parents:
             child = node.get(parent)
             if not isinstance(child, dict):
-                raise InputError(f"{where}: unknown key {dotted!r}{nearest(dotted, _keys(schema))}")
+                raise InputError(f"{where}: unknown key {dotted!r}{nearest(dotted, _fields(schema))}")
             node = child
         whole = isinstance(value, float) and value.is_integer()  # a range's ends and steps are floats, also of whole numbers
         node[leaf] = int(value) if whole else value
     return validate(schema, tree, where)
 
 
-def _keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
+def _fields(schema: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Return the annotation of every field by its dotted key, sections included."""
+    fields: dict[str, Any] = {}
     for name, field in schema.model_fields.items():
-        keys.append(prefix + name)
+        fields[prefix + name] = field.annotation
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, f"{prefix}{name}.")
-    return keys
+            fields |= _fields(field.annotation, f"{prefix}{name}.")
+    return fields
 
 
 def _fault(schema: type[BaseModel], fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{nearest(path, _keys(schema))}"
+        return f"unknown key {path!r}{nearest(path, _fields(schema))}"
     return f"{path or 'the file'}: {fault['msg']}, got {fault['input']!r}" if path else str(fault["msg"])

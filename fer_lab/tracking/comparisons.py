@@ -39,8 +39,7 @@ def log(store: Store, comparison: Comparison, folder: Path) -> str:
         for name in (FILE, *paper.TEXTS, report.FILE):  # all but the answers
             run.log_file(folder / name)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        run.end("KILLED" if stopped else "FAILED", reason="interrupted" if stopped else str(error))
+        run.end_by(error)
         raise
     run.end("FINISHED")
     return str(run.id)

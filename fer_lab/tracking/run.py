@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fer_lab.core.console import note
-from fer_lab.core.errors import InputError
+from fer_lab.core.errors import InputError, Interrupted
 from fer_lab.tracking.address import reachable
 from fer_lab.tracking.failures import LIBRARIES, is_outage, is_refusal, library_of, said
 from fer_lab.tracking.spool import Operation, Spool
@@ -95,6 +95,13 @@ class Run:
             why = self._try(self._send_waiting)
             if why:
                 note(f"note: {self._store.shown_uri} {why}; the next command sends what waits for run {self.id}")
+
+    def end_by(self, error: BaseException, reason: str | None = None) -> None:
+        """End the run that `error` ended: KILLED where somebody stopped it, else FAILED for `reason` (the error's own text)."""
+        if isinstance(error, KeyboardInterrupt | Interrupted):
+            self.end("KILLED", "interrupted")
+        else:
+            self.end("FAILED", reason or str(error))
 
     def _do(self, operation: Operation) -> None:
         if self.guard is not None:

@@ -81,7 +81,7 @@ def validation_faces(config: RunConfig, dataset: FaceDataset) -> ValidationFaces
     if len(kept) == 0:
         raise InputError(f"{dataset.name} has no validation face that {rule.name} keeps; prepare a dataset with a valid split")
     distribution, _ = rule.distribution(dataset.votes[rows[kept]])
-    _refuse_missing_class(distribution, labels[kept], rule, "valid", "majority")
+    refuse_absent(np.bincount(labels[kept], minlength=distribution.shape[1]) > 0, rule, "valid")
     return ValidationFaces(rows[kept], labels[kept], distribution)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from portrait import FACE, astronaut, yunet_file
 
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.live.detectors import Detector, Finder, Search, detectors
-from fer_lab.live.frames import Image
 
 KINDS = detectors()
 NAMED_BY = {"openvino-ssd": "FER_LAB_SSD"}  # where it is not FER_LAB_ and the detector's name
@@ -27,16 +27,13 @@ def kind(request: pytest.FixtureRequest) -> Detector:
 
 def opened(kind: Detector, search: Search = Search()) -> Finder:  # noqa: B008  # frozen
     """The detector, ready to look; skips where its model file is not named."""
+    if kind.name == "yunet":
+        return kind.open(yunet_file(), search)
     variable = NAMED_BY.get(kind.name, f"FER_LAB_{kind.name.upper().replace('-', '_')}")
     path = os.environ.get(variable) if kind.wants_file else None
     if kind.wants_file and not path:
         pytest.skip(f"{variable} does not name the file of {kind.name}")
     return kind.open(Path(path) if path else None, search)
-
-
-def portrait() -> Image:
-    """NASA's public-domain portrait of an astronaut, BGR."""
-    return np.ascontiguousarray(pytest.importorskip("skimage.data").astronaut()[:, :, ::-1])
 
 
 def test_it_is_found_under_its_own_name(kind: Detector) -> None:
@@ -59,12 +56,12 @@ def test_a_file_that_is_missing_or_broken_is_named(kind: Detector, tmp_path: Pat
 
 def test_it_finds_the_face_in_pixels_of_the_frame_and_leaves_the_frame_alone(kind: Detector) -> None:
     """Whatever size it looks at; largest first, scores from 0 to 1."""
-    finder, image = opened(kind), portrait()
+    finder, image = opened(kind), astronaut()
     before = image.copy()
     found = finder.find(image)
     np.testing.assert_array_equal(image, before)
     centres = [((f.box_px[0] + f.box_px[2]) / 2, (f.box_px[1] + f.box_px[3]) / 2) for f in found]
-    assert any(175 < x < 275 and 60 < y < 190 for x, y in centres)
+    assert any(FACE[0] < x < FACE[2] and FACE[1] < y < FACE[3] for x, y in centres)
     areas = [(f.box_px[2] - f.box_px[0]) * (f.box_px[3] - f.box_px[1]) for f in found]
     assert areas == sorted(areas, reverse=True)
     assert all(0 <= f.score <= 1 for f in found)

@@ -47,12 +47,16 @@ def test_accuracy_control_needs_validation_faces(drawn: FaceDataset) -> None:
         quantise.quantise_with_accuracy_control(None, watched, drawn.pixels[:0, None], np.zeros(0, np.int64), max_drop=0.005)
 
 
-def predicted(proto, faces):  # type: ignore[no-untyped-def]
-    """The labels that an ONNX graph gives."""
+def answers(raw: bytes, faces):  # type: ignore[no-untyped-def]
+    """The probabilities that a serialised ONNX graph gives."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"faces": faces})[0].argmax(axis=1)
+    return onnxruntime.InferenceSession(raw, providers=["CPUExecutionProvider"]).run(None, {"faces": faces})[0]
+
+
+def predicted(proto, faces):  # type: ignore[no-untyped-def]
+    """The labels that an ONNX graph gives."""
+    return answers(proto.SerializeToString(), faces).argmax(axis=1)
 
 
 def test_accuracy_control_puts_layers_back_until_the_answers_are_those_of_float(drawn: FaceDataset, monkeypatch) -> None:
@@ -79,15 +83,10 @@ def test_accuracy_control_ends_when_its_time_is_up(drawn: FaceDataset) -> None:
 
 def test_a_quantised_graph_is_the_same_twice_and_near_the_original(drawn: FaceDataset) -> None:
     """QDQ ONNX of the hand-made graph."""
-    import onnxruntime
-
     watched = quantise.calibration(drawn, "ferplus8", n=16)
     proto = tiny_bundle.proto()
     first, second = (quantise.quantise(proto, watched).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
     faces = drawn.pixels[:32, None]
-    one, other = (
-        onnxruntime.InferenceSession(raw, providers=["CPUExecutionProvider"]).run(None, {"faces": faces})[0]
-        for raw in (proto.SerializeToString(), first)
-    )
+    one, other = (answers(raw, faces) for raw in (proto.SerializeToString(), first))
     assert 0 < np.abs(one - other).max() < 0.2

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from portrait import FACE, astronaut, yunet_file
 
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.live.detectors import Search, build, detectors, reduced, yunet
 from fer_lab.live.detectors.openvino_ssd import DETECTOR as SSD
-
-FACE = (175, 60, 275, 190)  # where the astronaut's face is, roughly
-
-
-def astronaut() -> np.ndarray:
-    """NASA's public-domain portrait, BGR."""
-    data = pytest.importorskip("skimage.data")
-    return np.ascontiguousarray(data.astronaut()[:, :, ::-1])
-
-
-def yunet_file() -> Path:
-    """YuNet by FER_LAB_YUNET, or in the shared folder beside the checkout."""
-    named = os.environ.get("FER_LAB_YUNET")
-    found = (
-        [Path(named)] if named else sorted((Path(__file__).parents[4] / "shared" / "models").glob("face_detection_yunet_*.onnx"))
-    )
-    if not found or not found[0].is_file():
-        pytest.skip("FER_LAB_YUNET does not name the YuNet file")
-    return found[0]
 
 
 def ssd(folder: Path) -> Path:
@@ -158,8 +139,7 @@ def test_the_reduced_image_keeps_its_shape() -> None:
 def test_two_threads_may_ask_one_detector() -> None:
     """The page's camera and the server's own source share it; two sizes at once ended the process before."""
     (finder,) = build(["haar"], Search())
-    portrait = pytest.importorskip("skimage.data").astronaut()[:, :, ::-1]
-    pictures = [np.ascontiguousarray(portrait), np.ascontiguousarray(portrait[::2, ::2])]
+    pictures = [astronaut(), np.ascontiguousarray(astronaut()[::2, ::2])]
     expected = [len(finder.find(picture)) for picture in pictures]
     with ThreadPoolExecutor(2) as pool:
         for _ in range(10):
