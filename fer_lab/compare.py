@@ -183,12 +183,12 @@ def _replay(args: argparse.Namespace) -> dict[str, Any]:
 
 def _relabelled(args: argparse.Namespace) -> Path:
     """Write the parts of the stored comparison anew on the labels of --dataset; return their folder."""
-    from fer_lab.data import faces
+    from fer_lab.data import datasets, faces
     from fer_lab.measure import record
     from fer_lab.measure.relabel import relabel
 
-    measured = faces.resolve(record.read_plan(args.replay).dataset, faces.home())
-    other = faces.resolve(args.dataset, faces.home())
+    measured = datasets.resolve(record.read_plan(args.replay).dataset, faces.home())
+    other = datasets.resolve(args.dataset, faces.home())
     stored: Path = args.replay.resolve() if args.replay.name in ("", "..") else args.replay
     out: Path = args.out or stored.with_name(f"{stored.name}-{other.label_source}")
     relabel(args.replay, measured, other, out, pictures=not args.no_faces)
@@ -197,7 +197,7 @@ def _relabelled(args: argparse.Namespace) -> Path:
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
     from fer_lab.core.labels import protocol as rule_of
-    from fer_lab.data import faces
+    from fer_lab.data import datasets, faces
     from fer_lab.measure import profiles
     from fer_lab.measure.conduct import Request, conduct
     from fer_lab.measure.latency import Budget
@@ -222,7 +222,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         shipped = None  # it is not measured here: then as for any other reference
     cards = [candidate.bundle.card for candidate in candidates if candidate.foreign is None]
     dataset_name = args.dataset or (cards[0].dataset if cards else "ferplus")
-    dataset = faces.resolve(dataset_name, home)
+    dataset = datasets.resolve(dataset_name, home)
     protocol = cards[0].protocol if cards else "ferplus8"
     rule_of(protocol)
     if not 0 < args.margin < 100:
@@ -376,10 +376,10 @@ def _reference_name(against: str, first: Candidate) -> str:
 
 def _dataset_of(comparison: Comparison) -> FaceDataset | None:
     """The dataset of a stored comparison, if it is prepared here: only its pictures are missing otherwise."""
-    from fer_lab.data import faces
+    from fer_lab.data import datasets, faces
 
     try:
-        dataset = faces.resolve(comparison.dataset, faces.home())
+        dataset = datasets.resolve(comparison.dataset, faces.home())
     except NotFound:
         return None
     return dataset if dataset.fingerprint == comparison.fingerprint else None

@@ -77,7 +77,7 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _export(args: argparse.Namespace) -> Mapping[str, Any]:
     from fer_lab.convert import export
-    from fer_lab.data import faces
+    from fer_lab.data import datasets
     from fer_lab.measure.evaluate import kept_counts
     from fer_lab.tracking import registry
     from fer_lab.tracking.store import open_store
@@ -90,7 +90,7 @@ def _export(args: argparse.Namespace) -> Mapping[str, Any]:
     source = registry.resolve(args.model, store) if args.model else _challenger(store)
     run_id = registry.run_of(store, source)  # a run that did not finish is refused before the minutes that an export takes
     card = source.bundle.card
-    dataset = faces.resolve(args.dataset or card.dataset, store.home)
+    dataset = datasets.resolve(args.dataset or card.dataset, store.home)
     remark = export.check_dataset(card, dataset)
     if remark:
         console.note(f"note: {remark}")

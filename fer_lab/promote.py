@@ -281,7 +281,7 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
 
     Returns the model that was measured (after an export, another version) and the comparison.
     """
-    from fer_lab.data import faces
+    from fer_lab.data import datasets
     from fer_lab.measure.conduct import Request, conduct
     from fer_lab.tracking import registry
     from fer_lab.tracking.entrants import candidate_of, count_look
@@ -298,7 +298,7 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
             f"{holds}, and a dry run changes nothing. Run: python -m fer_lab.{verb} {resolved.ref_shown} --runtimes {runtime}"
         )
     card = resolved.bundle.card
-    dataset = faces.resolve(card.dataset, store.home)
+    dataset = datasets.resolve(card.dataset, store.home)
     if dataset.fingerprint != card.fingerprint:  # said before the look that would be wasted on it
         raise InputError(
             f"{dataset.name} here (fingerprint {dataset.fingerprint[:12]}) is not the data that {resolved.ref_shown} comes from "

@@ -138,6 +138,7 @@ def _run(
 def _choose(args: argparse.Namespace, root: Path) -> tuple[Path, list[str], str]:
     """Return the configuration's path, the overrides, and the line that says what was chosen."""
     from fer_lab.core.errors import NotFound
+    from fer_lab.data.datasets import prepared
 
     overrides = list(args.overrides)
     if args.config is not None and "=" in args.config and not Path(args.config).is_file():
@@ -147,11 +148,11 @@ def _choose(args: argparse.Namespace, root: Path) -> tuple[Path, list[str], str]
         if path is None:
             raise NotFound(f"no such configuration: {args.config}. Try: python -m fer_lab.sweep {QUICKSTART}")
         return path, overrides, ""
-    prepared = any((root / "data" / name / "faces.npz").is_file() for name in ("ferplus-2016", "ferplus-2017"))
-    path = _find(FERPLUS if prepared else QUICKSTART)
+    real = prepared("ferplus", root)
+    path = _find(FERPLUS if real else QUICKSTART)
     if path is None:
-        raise NotFound(f"{FERPLUS if prepared else QUICKSTART} is neither here nor beside the package; give a configuration")
-    if prepared:
+        raise NotFound(f"{FERPLUS if real else QUICKSTART} is neither here nor beside the package; give a configuration")
+    if real:
         line = f"{FERPLUS} on FERPlus: hours on a CPU, minutes on a GPU. The quick one: python -m fer_lab.sweep {QUICKSTART}"
     else:
         line = (
@@ -171,14 +172,10 @@ def _find(path: Path) -> Path | None:
 
 def _dataset(config: SweepConfig, root: Path) -> FaceDataset:
     from fer_lab.core.labels import protocol
-    from fer_lab.data.faces import resolve
+    from fer_lab.data.datasets import ready
 
     protocol(config.data.protocol)
-    if config.data.dataset == "synthetic":
-        from fer_lab.data.synthetic import prepare_synthetic
-
-        return prepare_synthetic(root)
-    return resolve(config.data.dataset, root)
+    return ready(config.data.dataset, root)
 
 
 def _check_tracking(sweep: Sweep, tracking: str) -> None:

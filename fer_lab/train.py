@@ -262,18 +262,14 @@ def _config_of(store: Store, run_id: str, command: str) -> Path:
 def _checked(config: RunConfig) -> FaceDataset:
     """Return the dataset after checking everything that can be wrong before a run exists."""
     from fer_lab.core.labels import protocol
-    from fer_lab.data.faces import home, resolve
+    from fer_lab.data.datasets import ready
+    from fer_lab.data.faces import home
     from fer_lab.training.recipe import check_config
     from fer_lab.training.targets import check_faces
 
     protocol(config.data.protocol)
     check_config(config)
-    if config.data.dataset == "synthetic":
-        from fer_lab.data.synthetic import prepare_synthetic
-
-        dataset = prepare_synthetic(home())
-    else:
-        dataset = resolve(config.data.dataset, home())
+    dataset = ready(config.data.dataset, home())
     check_faces(config, dataset)
     return dataset
 

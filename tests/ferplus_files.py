@@ -12,10 +12,10 @@ import numpy as np
 from fer_lab.core.labels import VOTE_COLUMNS
 from fer_lab.core.types import SPLITS
 from fer_lab.data.faces import FaceDataset
-from fer_lab.data.fer2013 import USAGES
-from fer_lab.data.ferplus import NEW_LABELS
-from fer_lab.data.pictures import FOLDERS
-from fer_lab.data.votefile import NEW_COLUMNS
+from fer_lab.data.ferplus.fer2013 import USAGES
+from fer_lab.data.ferplus.join import NEW_LABELS
+from fer_lab.data.ferplus.pictures import FOLDERS
+from fer_lab.data.ferplus.votefile import NEW_COLUMNS
 
 
 @dataclass(frozen=True)

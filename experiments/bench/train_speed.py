@@ -26,7 +26,8 @@ from PIL import Image
 from fer_lab.core.config import RunConfig, load_run_config
 from fer_lab.core.errors import Interrupted
 from fer_lab.core.labels import protocol
-from fer_lab.data.faces import FaceDataset, home, resolve
+from fer_lab.data.datasets import resolve
+from fer_lab.data.faces import FaceDataset, home
 from fer_lab.measure.host import load_average, this_host
 from fer_lab.models import backbones
 from fer_lab.training import augment, recipe

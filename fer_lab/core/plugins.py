@@ -1,6 +1,6 @@
 """Finds the plug-ins of a package: each file of the package exposes one constant of an agreed name.
 
-A backbone family, a runtime, a detector or a gate is one new file and nothing else. Heavy imports stay
+A dataset, a backbone family, a runtime, a detector or a gate is one new file and nothing else. Heavy imports stay
 inside the functions of the plug-in, so that listing them costs nothing.
 """
 

@@ -10,13 +10,12 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.core.types import SPLITS, Split
 
@@ -111,27 +110,6 @@ def load(folder: Path) -> FaceDataset:
             )  # fmt: skip
     except (KeyError, *DAMAGED_NPZ) as error:
         raise InputError(f"{path}: not a dataset of fer_lab ({error}). Run fer_lab.prepare again") from None
-
-
-def resolve(name: str, home: Path) -> FaceDataset:
-    """Load `home/data/<name>`; `ferplus` is whichever label source is prepared, 2016 when both are."""
-    candidates = ["ferplus-2016", "ferplus-2017"] if name == "ferplus" else [name]
-    prepared = [candidate for candidate in candidates if (home / "data" / candidate / FILE).is_file()]
-    if len(prepared) > 1:
-        _say_which(*prepared)
-    if prepared:
-        return load(home / "data" / prepared[0])
-    known = sorted(p.parent.name for p in (home / "data").glob(f"*/{FILE}"))
-    raise NotFound(
-        f"dataset {name!r} is not prepared in {home / 'data'} (prepared: {', '.join(known) or 'none'}). "
-        f"Run: python -m fer_lab.prepare {'synthetic' if name == 'synthetic' else 'ferplus'}"
-    )
-
-
-@cache
-def _say_which(taken: str, other: str) -> None:
-    """Once per process."""
-    note(f"ferplus: {taken} and {other} are prepared; {taken} is taken. Name {other} to take the other")
 
 
 def home() -> Path:

@@ -7,14 +7,15 @@ blend, so ambiguous faces get ambiguous votes, as the crowd of FER+ gave them. N
 
 from __future__ import annotations
 
-from pathlib import Path
+from argparse import ArgumentParser, Namespace
 
 import numpy as np
 import numpy.typing as npt
 
-from fer_lab.core.errors import InputError, NotFound, nearest
+from fer_lab.core.errors import InputError, nearest
 from fer_lab.core.labels import EIGHT, VOTE_COLUMNS
-from fer_lab.data import drawing, faces
+from fer_lab.data import drawing
+from fer_lab.data.datasets import Reading
 from fer_lab.data.faces import FaceDataset
 
 NAME = "synthetic"
@@ -47,6 +48,32 @@ NEIGHBOURS = {
     "anger": ("disgust", "sadness", "neutral"), "disgust": ("anger", "sadness", "contempt"),
     "fear": ("surprise", "sadness", "surprise"), "contempt": ("neutral", "happiness", "neutral"),
 }  # fmt: skip
+
+
+class Synthetic:
+    """The sample that needs no file: drawn by `prepare`, or by the first `train` or `sweep` that wants it."""
+
+    name = NAME
+    help = "drawn faces with simulated votes, to learn and test the tool on"
+    leaves = (NAME,)
+    drawn = True
+    then = "python -m fer_lab.sweep"
+
+    def arguments(self, parser: ArgumentParser) -> None:
+        """How many, and which."""
+        parser.add_argument("--count", type=int, default=COUNT, metavar="N", help=f"faces to draw (default {COUNT})")
+        parser.add_argument("--seed", type=int, default=0)
+
+    def read(self, args: Namespace) -> Reading:
+        """Draw the faces."""
+        if not 100 <= args.count <= 100_000:
+            raise InputError(f"--count {args.count}: between 100 and 100000 faces can be drawn")
+        if args.seed < 0:
+            raise InputError(f"--seed {args.seed}: a whole number from 0 on is needed")
+        return Reading(draw(args.count, args.seed))
+
+
+DATASET = Synthetic()
 
 
 def draw(n: int = COUNT, seed: int = 0) -> FaceDataset:
@@ -82,19 +109,6 @@ def draw_large(expression: str, size_px: int, rng: np.random.Generator) -> npt.N
     scene, _ = _scene(np.array([EIGHT.labels.index(expression)]), rng, posed=True)
     face: npt.NDArray[np.uint8] = _developed(scene, size_px, rng)[0]
     return face
-
-
-def prepare_synthetic(home: Path) -> FaceDataset:
-    """Load `home/data/synthetic`, drawing and auditing it on first use."""
-    folder = home / "data" / NAME
-    try:
-        return faces.load(folder)
-    except NotFound:
-        from fer_lab.data.audit import save_audited
-
-        dataset = draw()
-        save_audited(dataset, folder)
-        return dataset
 
 
 def _quota(n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

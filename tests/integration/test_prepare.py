@@ -13,8 +13,9 @@ import pytest
 from ferplus_files import write
 
 from fer_lab import prepare
-from fer_lab.data import faces, fer2013, ferplus, textfile, votefile
+from fer_lab.data import faces
 from fer_lab.data.faces import FaceDataset
+from fer_lab.data.ferplus import fer2013, join, textfile, votefile
 
 
 def run(capfd: pytest.CaptureFixture[str], *options: object) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def test_the_label_files_of_the_real_ferplus(ferplus_folder: Path, ferplus_zip: 
     """Both label files keep the known numbers of faces (pictures are not read)."""
     from fer_lab.core.labels import PROTOCOLS
     from fer_lab.core.types import SPLITS
-    from fer_lab.data import pictures
+    from fer_lab.data.ferplus import pictures
 
     with pictures.open_shelf(ferplus_zip) as shelf:
         folders = {split: file for split in SPLITS if (file := shelf.labels(split)) is not None}
@@ -150,7 +151,7 @@ def test_the_label_files_of_the_real_ferplus(ferplus_folder: Path, ferplus_zip: 
     new = votefile.read_new(textfile.on_disk(ferplus_folder / "fer2013new.csv"))
     for rows, counts in ((old, COUNTS_2016), (new, COUNTS_2017)):
         first = np.array(list(rows.first_rows().values()))
-        assert len(first) == ferplus.FACES
+        assert len(first) == join.FACES
         for name, expected in counts.items():
             labels = PROTOCOLS[name].labels(rows.votes[first])
             kept = [int(((rows.usage[first] == split) & (labels >= 0)).sum()) for split in range(3)]

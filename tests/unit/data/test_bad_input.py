@@ -333,7 +333,7 @@ def test_a_picture_without_votes_is_left_out_and_said(files: Files, capfd: pytes
 def test_a_file_that_changes_while_it_is_read_is_refused(files: Files) -> None:
     """A download that is still running must not become a dataset."""
     from fer_lab.core.errors import InputError
-    from fer_lab.data import textfile
+    from fer_lab.data.ferplus import textfile
 
     rows = textfile.on_disk(files.fer2013).rows()
     next(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import InputError
 from fer_lab.data import faces
 from fer_lab.data.faces import FaceDataset
 
@@ -53,16 +53,3 @@ def test_shapes_that_do_not_fit_are_refused(drawn: FaceDataset) -> None:
     """Names, pixels, votes and splits belong together."""
     with pytest.raises(InputError, match="39 names do not fit"):
         replace(drawn.take(np.arange(40)), names=drawn.names[:39])
-
-
-def test_ferplus_is_whichever_is_prepared(drawn: FaceDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """2016 when both are there, said once; nothing prepared says what to run."""
-    faces._say_which.cache_clear()
-    with pytest.raises(NotFound, match=r"prepared: none.*python -m fer_lab.prepare ferplus"):
-        faces.resolve("ferplus", tmp_path)
-    for name in ("ferplus-2017", "ferplus-2016"):
-        replace(drawn.take(np.arange(40)), name=name, label_source=name).save(tmp_path / "data" / name)
-        assert faces.resolve("ferplus", tmp_path).name == name
-    faces.resolve("ferplus", tmp_path)
-    said = [line for line in capsys.readouterr().err.splitlines() if "ferplus-2016 is taken" in line]
-    assert len(said) == 1

@@ -66,12 +66,3 @@ def test_an_unknown_expression_is_refused() -> None:
     """The message knows the right word."""
     with pytest.raises(InputError, match="did you mean 'happiness'"):
         synthetic.draw_large("happyness", 64, np.random.default_rng(0))
-
-
-def test_the_sample_is_drawn_once(home: Path, monkeypatch: pytest.MonkeyPatch, drawn: FaceDataset) -> None:
-    """The first use draws and audits; the second only loads."""
-    monkeypatch.setattr(synthetic, "draw", lambda: drawn)
-    first = synthetic.prepare_synthetic(home)
-    monkeypatch.setattr(synthetic, "draw", lambda: pytest.fail("drawn again"))
-    assert synthetic.prepare_synthetic(home).fingerprint == first.fingerprint
-    assert (home / "data" / "synthetic" / "audit.json").is_file()

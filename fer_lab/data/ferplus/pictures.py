@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.core.errors import InputError, NotFound
-from fer_lab.data.textfile import TextFile, in_memory, looks_like, on_disk
+from fer_lab.data.ferplus.textfile import TextFile, in_memory, looks_like, on_disk
 
 FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
 _MAX_PNG = 64 * 1024  # bytes; a 48×48 gray PNG has at most 2.5 kB

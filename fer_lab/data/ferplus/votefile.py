@@ -12,8 +12,8 @@ import numpy.typing as npt
 from fer_lab.core.errors import InputError
 from fer_lab.core.labels import VOTE_COLUMNS
 from fer_lab.core.types import Split
-from fer_lab.data import fer2013, textfile
-from fer_lab.data.textfile import TextFile
+from fer_lab.data.ferplus import fer2013, textfile
+from fer_lab.data.ferplus.textfile import TextFile
 
 NEW_COLUMNS = ("Usage", "Image name", *VOTE_COLUMNS[:9], "NF")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.png")

@@ -1,4 +1,4 @@
-"""FERPlus: the faces of FER2013 with the crowd votes of FER+, read from what people have.
+"""Joins the faces of FER2013 with the crowd votes of FER+, read from what people have.
 
 Two layouts (the CSV pair, Microsoft's PNG folders) and two label sources that disagree on 1 601 faces: the folders'
 `label.csv` (2016) and `fer2013new.csv` (2017). Whatever was read, the result is one face per image name, sorted by split
@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from fer_lab.core.errors import InputError, NotFound
 from fer_lab.core.types import SPLITS
-from fer_lab.data import fer2013, pictures, textfile, votefile
 from fer_lab.data.faces import FaceDataset
-from fer_lab.data.pictures import FOLDERS
-from fer_lab.data.votefile import VoteRows
+from fer_lab.data.ferplus import fer2013, pictures, textfile, votefile
+from fer_lab.data.ferplus.pictures import FOLDERS
+from fer_lab.data.ferplus.votefile import VoteRows
 
 ROWS = 35887
 FACES = 35710  # distinct image names
@@ -45,7 +45,7 @@ _FIRST_ROW_ELSEWHERE = {"fer0006953.png": 5274, "fer0011785.png": 5348}
 
 
 @dataclass(frozen=True)
-class Reading:
+class Joined:
     """A dataset and what was noticed while reading it."""
 
     dataset: FaceDataset
@@ -71,7 +71,7 @@ class _Labels:
         return SOURCE_2017, self.new
 
 
-def read_csv(pictures_csv: Path, labels: Sequence[Path]) -> Reading:
+def read_csv(pictures_csv: Path, labels: Sequence[Path]) -> Joined:
     """Join `fer2013.csv` (or icml_face_data.csv) with votes, by row order.
 
     labels: fer2013new.csv, or the folder with Microsoft's three label.csv, or both (then the folder's votes count).
@@ -99,10 +99,10 @@ def read_csv(pictures_csv: Path, labels: Sequence[Path]) -> Reading:
         names = sorted(vote_row)
         chosen = np.array([row_of[name] for name in names], np.int64)
         picked = np.array([vote_row[name] for name in names], np.int64)
-        return _reading(source, names, faces.pixels[chosen], votes, picked, given, remarks)
+        return _joined(source, names, faces.pixels[chosen], votes, picked, given, remarks)
 
 
-def read_images(images: Path, labels: Sequence[Path] = (), *, strict: bool = False) -> Reading:
+def read_images(images: Path, labels: Sequence[Path] = (), *, strict: bool = False) -> Joined:
     """Read PNG faces in Microsoft's layout; votes from the folders' label.csv, or from `labels`, joined by name.
 
     strict: refuse pictures that no label file names, instead of a remark. Raises InputError.
@@ -132,7 +132,7 @@ def read_images(images: Path, labels: Sequence[Path] = (), *, strict: bool = Fal
         for i, name in enumerate(names):
             split = split_of[name]
             pixels[i] = pictures.decode(shelf.read(split, name), f"{shelf.shown}/{FOLDERS[split]}/{name}")
-        return _reading(source, names, pixels, votes, picked, given, remarks)
+        return _joined(source, names, pixels, votes, picked, given, remarks)
 
 
 def read_slices(folder: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
@@ -180,7 +180,7 @@ def _read_labels(labels: Sequence[Path], stack: ExitStack) -> _Labels:
     return given
 
 
-def _reading(
+def _joined(
     source: str,
     names: Sequence[str],
     pixels: npt.NDArray[np.uint8],
@@ -188,7 +188,7 @@ def _reading(
     picked: npt.NDArray[np.int64],
     given: _Labels,
     remarks: Sequence[str],
-) -> Reading:
+) -> Joined:
     split = votes.usage[picked]
     order = np.lexsort((np.arange(len(names)), split))  # names are sorted already
     dataset = FaceDataset(
@@ -199,7 +199,7 @@ def _reading(
     missing = [s for i, s in enumerate(SPLITS) if not (split == i).any()]
     if missing:
         notes.append(f"no faces in {', '.join(missing)}: nothing can be trained or compared on this dataset")
-    return Reading(
+    return Joined(
         dataset, len(votes.names), votes.names.count(""), tuple(votes.repeated()), tuple(notes), _disagreements(given)
     )  # fmt: skip
 

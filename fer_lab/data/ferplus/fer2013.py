@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.core.errors import InputError
-from fer_lab.data import textfile
+from fer_lab.data.ferplus import textfile
 
 USAGES = ("Training", "PublicTest", "PrivateTest")
 """Values of the column `Usage`, in the order of the splits train, valid, test."""
