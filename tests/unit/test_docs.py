@@ -7,12 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from gate_records import good_comparison, good_row
 
 import fer_lab
+from fer_lab import prepare
 from fer_lab.core.config import Section, validate
+from fer_lab.data import datasets
+from fer_lab.data.faces import FaceDataset
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -55,16 +59,21 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+def example(constant: str) -> str:
+    """The code in CONTRIBUTING.md that defines this constant."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = (block for block in blocks if f"\n{constant} = " in block)
+    return str(code)
+
+
 def test_the_example_gate_works_as_printed() -> None:
     """CONTRIBUTING.md's gate is a gate."""
-    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
     prelude = (
         "from __future__ import annotations\nfrom pydantic import PositiveFloat\nfrom fer_lab.core.config import Section\n"
         "from fer_lab.core.types import GateVerdict\nfrom fer_lab.gates.gate import Gate, is_number\n"
     )
     scope: dict[str, Any] = {"__name__": "example"}
-    exec(prelude + code[1], scope)
+    exec(prelude + example("GATE"), scope)
     gate = scope["GATE"]
     assert issubclass(gate.params, Section)
     scope["BudgetParams"].model_rebuild(_types_namespace=scope)
@@ -73,6 +82,25 @@ def test_the_example_gate_works_as_printed() -> None:
     assert gate.check(comparison, comparison.rows[1], params).passed
     assert not gate.check(comparison, good_row(card={}), params).passed
     assert not gate.check(comparison, good_row(card={"parameters": 20_000_000}), params).passed
+
+
+def test_the_example_dataset_works_as_printed(
+    drawn: FaceDataset, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CONTRIBUTING.md's data set is read by `prepare`."""
+    prelude = (
+        "from __future__ import annotations\nfrom argparse import ArgumentParser, Namespace\nfrom pathlib import Path\n"
+        "from fer_lab.data.datasets import Reading\nfrom fer_lab.data.faces import FaceDataset\n"
+    )
+    scope: dict[str, Any] = {
+        "__name__": "example",
+        "read_folder": lambda folder: (drawn.pixels, drawn.votes, drawn.split, drawn.names),
+    }
+    exec(prelude + example("DATASET"), scope)
+    monkeypatch.setattr(datasets, "discover", lambda *_: {"mine": scope["DATASET"]})
+    assert prepare.main(["mine", "--folder", "elsewhere"]) == 0
+    assert "next: python -m fer_lab.train data.dataset=mine" in capsys.readouterr().out
+    np.testing.assert_array_equal(datasets.resolve("mine", home).votes, drawn.votes)
 
 
 def test_the_citation_is_of_this_version() -> None:
