@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
 from fer_lab.core.errors import FerLabError, InputError, Interrupted
+from fer_lab.core.signals import HANG_UP, ending, leave_terminal
 
 if TYPE_CHECKING:
     from fer_lab.live.outputs import Outputs
@@ -279,7 +280,7 @@ def _serve(args: argparse.Namespace, models: Any, finders: Any, settings: Any, p
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM end the demo in order, with its summary; a second one ends it at once."""
+    """Ctrl-C, SIGTERM and a closed terminal end the demo in order, with its summary; a second one ends it at once."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self.received: int | None = None
@@ -288,14 +289,16 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *ending()):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
-        self.received = number
+        if number == HANG_UP:
+            leave_terminal()
+        self.received = signal.SIGTERM if number == HANG_UP else number
         self._stop()
 
     def __exit__(self, *_: object) -> None:

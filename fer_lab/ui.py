@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
 from fer_lab.core.errors import FerLabError, InputError
+from fer_lab.core.signals import HANG_UP, ending, leave_terminal
 
 if TYPE_CHECKING:
     from fer_lab.tracking.store import Store
@@ -106,11 +107,8 @@ def _start(store: Store, base: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
     if store.artifacts:
         command += ["--artifacts-destination", store.artifacts.as_uri()]
-    from fer_lab.search.stop import HANG_UP
-
-    for number in (signal.SIGTERM, HANG_UP):  # the server would outlive a closed terminal
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    for number in ending():  # the server would outlive them; to end it is no failure
+        signal.signal(number, _interrupt)
     with _log(store).open("wb") as log:
         return subprocess.Popen(command, env=environment, cwd=store.home, start_new_session=True, stdout=log, stderr=log)
 
@@ -148,7 +146,9 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.kill()
 
 
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == HANG_UP:
+        leave_terminal()
     raise KeyboardInterrupt
 
 

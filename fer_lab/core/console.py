@@ -6,21 +6,16 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fer_lab.core.errors import FerLabError, InputError
+from fer_lab.core.signals import Terminated, terminable
 
 Result = Mapping[str, Any]
-
-ONE_SIGNAL_S = 2.0  # a launcher and its process group both pass SIGTERM on: the second must not end the cleaning up
 
 
 def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Result], argv: Sequence[str] | None) -> int:
@@ -37,9 +32,9 @@ def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Re
     args = _parsed(parser, words)
     args.debug = debug
     try:
-        with _terminable():
+        with terminable():
             print_result(body(args))
-    except _Terminated:
+    except Terminated:
         return _failed("terminated", 143, args.debug)
     except KeyboardInterrupt:
         return _failed("interrupted", 130, args.debug)
@@ -112,37 +107,6 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Na
         return parser.parse_intermixed_args(argv)
     except TypeError:  # a parser with subcommands cannot be intermixed
         return parser.parse_args(argv)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which unwinds as Ctrl-C does: half-built folders are removed, runs end as KILLED."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM raise inside; a verb that hears it in a way of its own puts its handler over this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    first: float | None = None
-
-    def terminate(number: int, frame: object) -> None:
-        nonlocal first
-        if first is None:
-            first = time.monotonic()
-            raise _Terminated
-        if time.monotonic() - first > ONE_SIGNAL_S:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-        if first is not None:  # raised where Python only prints it, in a finalizer
-            raise _Terminated
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _is_number(cell: object) -> bool:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import stat
 import threading
 import time
-from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from fer_lab.core.errors import Interrupted
+from fer_lab.core.signals import HANG_UP, ending, leave_terminal
 
-HANG_UP = getattr(signal, "SIGHUP", None)  # not on Windows
 BREAK = getattr(signal, "SIGBREAK", None)  # only on Windows: what a fleet sends its workers there
 
 
@@ -26,9 +23,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():  # Python sets handlers in no other thread
-            numbers = [signal.SIGINT, signal.SIGTERM]
-            if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:  # nohup asks to go on
-                numbers.append(HANG_UP)
+            numbers = [signal.SIGINT, *ending()]
             if BREAK is not None:
                 numbers.append(BREAK)
             for number in numbers:
@@ -56,14 +51,5 @@ class Stop:
         if self.number is not None:
             raise KeyboardInterrupt
         if number == HANG_UP:
-            _leave_terminal()
+            leave_terminal()
         self.number = signal.SIGTERM if number in (HANG_UP, BREAK) else number
-
-
-def _leave_terminal() -> None:
-    """Send what is printed from here on nowhere: a line to a terminal that is gone would be an error in the midst of stopping."""
-    with open(os.devnull, "wb") as nowhere:
-        for descriptor in (1, 2):
-            with suppress(OSError):
-                if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-                    os.dup2(nowhere.fileno(), descriptor)

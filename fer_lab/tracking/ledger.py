@@ -7,6 +7,8 @@ sha256 of the one before it: a changed or missing entry breaks the chain.
 A promotion claims its entry first and moves the alias second; a parameter `done-n` says that the move is complete.
 Whoever comes after a killed promoter finds the claim without `done` and finishes it: there is always a champion, the
 old one or the new one, and the ledger always knows which is right.
+
+An entry of schema 1 does not state its schema; one of a later schema does, and is refused by who does not know it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from fer_lab.tracking import registry
 from fer_lab.tracking.run import PARAM_LENGTH
 from fer_lab.tracking.store import Store, user
 
+SCHEMA = 1
 CHAMPION = "champion"
 PREVIOUS = "previous"
 RUNTIME_TAG = "champion_runtime"
@@ -397,9 +400,15 @@ def _root(name: str) -> str:
 
 def _parsed(text: str, name: str, n: int) -> Entry:
     try:
-        entry = Entry(**json.loads(text))
-    except (ValueError, TypeError):
+        record = json.loads(text)
+        schema = record.get("schema", SCHEMA)
+        entry = Entry(**record) if schema == SCHEMA else None
+    except (ValueError, TypeError, AttributeError):
         raise IntegrityError(f"the ledger of {name} is broken: entry {n} cannot be read") from None
+    if entry is None:
+        raise InputError(
+            f"entry {n} in the ledger of {name}: schema {schema} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab"
+        )
     if entry.text != text:
         raise IntegrityError(f"the ledger of {name} is broken: entry {n} was altered")
     return entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -189,6 +190,15 @@ def test_a_changed_or_lost_entry_breaks_the_chain(ledger: Ledger, home: Path) ->
     rewrite(home, f"DELETE FROM params {where}", ledger.run_id)
     with pytest.raises(IntegrityError, match="entry 1 is missing"):
         ledger.promote(1, expected=3, runtime="onnx")
+
+
+def test_an_entry_of_a_later_schema_is_not_called_broken(ledger: Ledger, home: Path) -> None:
+    """A team whose other machine has the newer fer_lab is told to update this one."""
+    promote(ledger, 1, None)
+    later = json.dumps({"schema": 2, "n": 0, "what": "unknown yet"})
+    rewrite(home, "UPDATE params SET value = ? WHERE run_uuid = ? AND key = 'entry-000000'", later, ledger.run_id)
+    with pytest.raises(InputError, match="entry 0 in the ledger of .*: schema 2 is newer .* update fer_lab"):
+        ledger.entries()
 
 
 def test_a_cut_off_end_is_noticed(ledger: Ledger, home: Path) -> None:

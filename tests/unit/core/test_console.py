@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,12 +38,14 @@ def test_each_error_has_its_exit_code(error: BaseException, code: int, capsys: p
     assert shown.out == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there at once")
-def test_a_terminated_verb_cleans_up_and_says_so() -> None:
-    """SIGTERM unwinds as Ctrl-C does: what has to be removed is removed, and the exit code is 143."""
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there at once, and there is no SIGHUP")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_terminated_verb_cleans_up_and_says_so(name: str) -> None:
+    """It unwinds as Ctrl-C does: what has to be removed is removed, and the exit code is 143."""
     script = (
-        "import argparse, time\n"
+        "import argparse, signal, time\n"
         "from fer_lab.core import console\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
         "def body(_):\n"
         "    try:\n"
         "        print('ready', flush=True)\n"
@@ -56,10 +59,49 @@ def test_a_terminated_verb_cleans_up_and_says_so() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         for _ in range(2):  # a launcher and its process group both pass it on
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(getattr(signal, name))
             time.sleep(0.2)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (143, "cleaned\n", "error: terminated\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there is no such terminal")
+def test_a_closed_terminal_lets_a_verb_clean_up(tmp_path: Path) -> None:
+    """What it still prints goes nowhere; nohup, which ignores the signal, lets it go on."""
+    script = (
+        "import argparse, pathlib, signal, sys, time\n"
+        "from fer_lab.core import console\n"
+        "signal.signal(signal.SIGHUP, getattr(signal, sys.argv.pop(1)))\n"
+        "def body(_):\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(2)\n"
+        "        return {}\n"
+        "    finally:\n"
+        "        try:\n"
+        "            console.say('cleaning up')\n"
+        "        except OSError as error:\n"
+        "            pathlib.Path('ended').write_text(str(error))\n"
+        "        else:\n"
+        "            pathlib.Path('ended').write_text('said')\n"
+        "raise SystemExit(console.run(argparse.ArgumentParser(), body, []))\n"
+    )
+    for disposition, code in (("SIG_DFL", 143), ("SIG_IGN", None)):
+        mine, its = os.openpty()
+        started = time.monotonic()
+        with subprocess.Popen(
+            [sys.executable, "-c", script, disposition], stdin=its, stdout=its, stderr=its, cwd=tmp_path, start_new_session=True
+        ) as process:
+            os.close(its)
+            assert os.read(mine, 100).startswith(b"ready")
+            os.close(mine)
+            process.send_signal(signal.SIGHUP)  # what the kernel sends to the session of a terminal that is gone
+            process.wait(30)
+        if code is not None:
+            assert process.returncode == code
+            assert (tmp_path / "ended").read_text() == "said"
+        else:
+            assert time.monotonic() - started > 2
 
 
 def test_the_list_of_verbs_is_printed_whatever_the_locale() -> None:
