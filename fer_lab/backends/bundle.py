@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from fer_lab.backends.signature import SIGNATURE, demanded, verify
-from fer_lab.core.errors import InputError, IntegrityError, NotFound
+from fer_lab.core.errors import InputError, IntegrityError, NotFound, refuse_newer
 
 MANIFEST = "MANIFEST.json"
 CARD = "card.json"
@@ -212,13 +212,13 @@ def _parse_manifest(raw: bytes, where: Path) -> dict[str, str]:
         tree = json.loads(raw)
         files = tree["files"]
         valid = isinstance(files, dict) and all(isinstance(p, str) and isinstance(d, str) for p, d in files.items())
-        newer = tree["schema"] > SCHEMA
+        schema = tree["schema"]
+        valid = valid and isinstance(schema, int)
     except (ValueError, KeyError, TypeError, RecursionError):
-        valid, newer = False, False
+        valid = False
     if not valid:
         raise IntegrityError(f"{where}: not a manifest. Fetch the bundle again")
-    if newer:
-        raise InputError(f"{where}: schema {tree['schema']} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
+    refuse_newer(where, schema, SCHEMA)
     return dict(files)
 
 

@@ -25,7 +25,7 @@ from fer_lab.backends import openvino_core
 from fer_lab.backends.bundle import MOST_SIDE, Bundle, Card, sha256_of
 from fer_lab.backends.session import Faces, Predictor, Probabilities
 from fer_lab.backends.signature import VARIABLE, demanded
-from fer_lab.core.errors import InputError, IntegrityError, MissingPart, NotFound, nearest
+from fer_lab.core.errors import InputError, IntegrityError, MissingPart, NotFound, nearest, refuse_newer
 
 SUFFIXES = (".onnx", ".xml", ".tflite")
 RUNTIMES_OF = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",), ".tflite": ("openvino",)}
@@ -220,8 +220,8 @@ def open_foreign(path: str | Path) -> ForeignModel:
     if FILL_IN in json.dumps(tree):
         key = next(key for key, value in tree.items() if FILL_IN in json.dumps(value))
         raise InputError(f"{beside}: {key} still says {FILL_IN!r}")
-    if isinstance(tree, dict) and isinstance(tree.get("schema"), int) and tree["schema"] > SCHEMA:
-        raise InputError(f"{beside}: schema {tree['schema']} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
+    if isinstance(tree, dict) and isinstance(tree.get("schema"), int):
+        refuse_newer(beside, tree["schema"], SCHEMA)
     try:
         card = ForeignCard.model_validate_json(raw)
     except ValidationError as error:

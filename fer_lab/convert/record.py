@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fer_lab.backends.bundle import Bundle, Card, open_bundle, read_verified
 from fer_lab.backends.session import Predictor, backends
 from fer_lab.convert import parity
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import InputError, NotFound, refuse_newer
 
 FILE = "parity.json"
 SCHEMA = 1
@@ -63,14 +63,10 @@ def read(bundle: Bundle) -> dict[str, Any]:
         raise NotFound(f"{bundle.folder} has no {FILE}: it was never exported. Run: python -m fer_lab.export {bundle.folder}")
     try:
         content = json.loads(read_verified(bundle, FILE))
-        newer = content["schema"] > SCHEMA
+        refuse_newer(bundle.folder / FILE, content["schema"], SCHEMA)
         content["runtimes"], content["probes"]["expected"]  # both must be there
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{bundle.folder / FILE}: not a parity record. Export the model again") from None
-    if newer:
-        raise InputError(
-            f"{bundle.folder / FILE}: schema {content['schema']} is newer than this fer_lab understands; update fer_lab"
-        )
     return dict(content)
 
 

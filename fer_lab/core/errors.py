@@ -87,6 +87,12 @@ def heed(should_stop: Callable[[], int | None] | None, message: str) -> None:
         raise Interrupted(signal_number, message)
 
 
+def refuse_newer(where: object, schema: int, known: int) -> None:
+    """Raise InputError for a file (`where`) of a later schema than the one that this fer_lab writes, TypeError for no number."""
+    if schema > known:
+        raise InputError(f"{where}: schema {schema} is newer than this fer_lab understands (≤ {known}); update fer_lab")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the closest known name, else an empty string.
 

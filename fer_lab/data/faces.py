@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import InputError, NotFound, refuse_newer
 from fer_lab.core.types import SPLITS, Split
 
 SCHEMA = 1
@@ -101,8 +101,7 @@ def load(folder: Path) -> FaceDataset:
     raw = path.read_bytes()
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-            if int(arrays["schema"]) > SCHEMA:
-                raise InputError(f"{path}: schema {int(arrays['schema'])} is newer than this fer_lab understands; update fer_lab")
+            refuse_newer(path, int(arrays["schema"]), SCHEMA)
             slices = {str(name): tuple(map(str, arrays[f"slice_{i}"])) for i, name in enumerate(arrays["slice_names"].tolist())}
             return FaceDataset(
                 str(arrays["name"]), str(arrays["label_source"]), arrays["pixels"], arrays["votes"], arrays["split"],

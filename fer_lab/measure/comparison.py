@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import InputError, NotFound, refuse_newer
 from fer_lab.core.types import Host, LatencyProfile, LatencySpec, Verdict
 from fer_lab.measure.names import short_names
 
@@ -273,14 +273,9 @@ def parse(raw: bytes | str, where: str) -> Comparison:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        tree = json.loads(raw)
-        schema = tree["schema"]
-        if not isinstance(schema, int):
-            raise TypeError
+        refuse_newer(where, json.loads(raw)["schema"], SCHEMA)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{where}: not a comparison of fer_lab. Run fer_lab.compare again") from None
-    if schema > SCHEMA:
-        raise InputError(f"{where}: schema {schema} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
     try:
         return TypeAdapter(Comparison).validate_json(raw)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import InputError, NotFound, refuse_newer
 from fer_lab.core.types import Host, LatencyProfile, LatencySpec
 from fer_lab.measure import latency, stats
 from fer_lab.measure.candidates import Candidate
@@ -90,13 +90,9 @@ def read(path: Path) -> Profiles:
         )
     raw = path.read_bytes()
     try:
-        tree = json.loads(raw)
-        schema = tree["schema"]
-        newer = schema > SCHEMA
+        refuse_newer(path, json.loads(raw)["schema"], SCHEMA)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: not profiles of fer_lab") from None
-    if newer:
-        raise InputError(f"{path}: schema {schema} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
     try:
         return TypeAdapter(Profiles).validate_json(raw)
     except ValidationError as error:

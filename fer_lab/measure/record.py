@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.core import lock
-from fer_lab.core.errors import InputError, NotFound
+from fer_lab.core.errors import InputError, NotFound, refuse_newer
 from fer_lab.core.types import Evaluation, Host, Split
 from fer_lab.data.faces import DAMAGED_NPZ
 from fer_lab.measure.comparison import FILE, Audit, write_atomically
@@ -133,13 +133,16 @@ def read_plan(folder: Path) -> Plan:
     path = folder / PLAN
     if not path.is_file():
         raise NotFound(f"{folder} holds no comparison to replay: it has no {PLAN}")
+    raw = path.read_bytes()
     try:
-        plan = TypeAdapter(Plan).validate_json(path.read_bytes())
+        refuse_newer(path, json.loads(raw)["schema"], SCHEMA)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{path}: not the plan of a comparison") from None
+    try:
+        plan = TypeAdapter(Plan).validate_json(raw)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if plan.schema > SCHEMA:
-        raise InputError(f"{path}: schema {plan.schema} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab")
     if not plan.rows or not 0 <= plan.reference < len(plan.rows):
         raise InputError(f"{path}: reference {plan.reference} is none of its {len(plan.rows)} rows")
     return plan

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fer_lab.core.console import note
-from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound
+from fer_lab.core.errors import Conflict, InputError, IntegrityError, NotFound, refuse_newer
 from fer_lab.tracking import registry
 from fer_lab.tracking.run import PARAM_LENGTH
 from fer_lab.tracking.store import Store, user
@@ -401,14 +401,10 @@ def _root(name: str) -> str:
 def _parsed(text: str, name: str, n: int) -> Entry:
     try:
         record = json.loads(text)
-        schema = record.get("schema", SCHEMA)
-        entry = Entry(**record) if schema == SCHEMA else None
+        refuse_newer(f"entry {n} in the ledger of {name}", record.get("schema", SCHEMA), SCHEMA)
+        entry = Entry(**record)
     except (ValueError, TypeError, AttributeError):
         raise IntegrityError(f"the ledger of {name} is broken: entry {n} cannot be read") from None
-    if entry is None:
-        raise InputError(
-            f"entry {n} in the ledger of {name}: schema {schema} is newer than this fer_lab understands (≤ {SCHEMA}); update fer_lab"
-        )
     if entry.text != text:
         raise IntegrityError(f"the ledger of {name} is broken: entry {n} was altered")
     return entry

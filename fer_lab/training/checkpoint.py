@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_lab.core.errors import InputError, IntegrityError
+from fer_lab.core.errors import InputError, IntegrityError, refuse_newer
 from fer_lab.models.weights import write_bytes
 
 SCHEMA = 1
@@ -77,9 +77,7 @@ def load(folder: Path) -> Checkpoint | None:
         try:
             text = (folder / f"{name}.json").read_bytes()
             record = json.loads(text)
-            newer = int(record["schema"]) > SCHEMA
-            if newer:
-                raise InputError(f"{folder / name}.json: schema {record['schema']} is newer than this fer_lab; update fer_lab")
+            refuse_newer(folder / f"{name}.json", int(record["schema"]), SCHEMA)
             data = (folder / f"{name}.safetensors").read_bytes()
             same = hashlib.sha256(data).hexdigest() == record["sha256"] and _digest(record["state"]) == record["state_sha256"]
             # No digest covers the rest of the record; it is written in one way only, and the file's name holds the epoch.

@@ -197,7 +197,7 @@ def test_an_entry_of_a_later_schema_is_not_called_broken(ledger: Ledger, home: P
     promote(ledger, 1, None)
     later = json.dumps({"schema": 2, "n": 0, "what": "unknown yet"})
     rewrite(home, "UPDATE params SET value = ? WHERE run_uuid = ? AND key = 'entry-000000'", later, ledger.run_id)
-    with pytest.raises(InputError, match="entry 0 in the ledger of .*: schema 2 is newer .* update fer_lab"):
+    with pytest.raises(InputError, match=r"entry 0 in the ledger of .*: schema 2 is newer .* update fer_lab"):
         ledger.entries()
 
 
