@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
-    text = argparse.ArgumentParser(prog="fer_lab.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = argparse.ArgumentParser(
+        prog="python -m fer_lab.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = text.add_argument
     add("model", nargs="?", help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, or a bundle folder")
     add(

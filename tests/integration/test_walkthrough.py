@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What the walk-through leaves to the defaults, cut down so that the whole of it takes a minute or two.
 CUT_DOWN = {
     "sweep": [
-        "experiments/quickstart.yaml", "data.subset=160", "train.epochs=1", "train.image_size=32", "train.batch_size=32",
+        "data.subset=160", "train.epochs=1", "train.image_size=32", "train.batch_size=32",
         "sweep.trials=2", "sweep.confirm.top=1", "sweep.confirm.seeds=1", "train.device=cpu",
     ],
     "export": [],

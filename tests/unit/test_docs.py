@@ -68,12 +68,8 @@ def example(constant: str) -> str:
 
 def test_the_example_gate_works_as_printed() -> None:
     """CONTRIBUTING.md's gate is a gate."""
-    prelude = (
-        "from __future__ import annotations\nfrom pydantic import PositiveFloat\nfrom fer_lab.core.config import Section\n"
-        "from fer_lab.core.types import GateVerdict\nfrom fer_lab.gates.gate import Gate, is_number\n"
-    )
     scope: dict[str, Any] = {"__name__": "example"}
-    exec(prelude + example("GATE"), scope)
+    exec(example("GATE"), scope)
     gate = scope["GATE"]
     assert issubclass(gate.params, Section)
     scope["BudgetParams"].model_rebuild(_types_namespace=scope)
@@ -88,15 +84,11 @@ def test_the_example_dataset_works_as_printed(
     drawn: FaceDataset, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """CONTRIBUTING.md's data set is read by `prepare`."""
-    prelude = (
-        "from __future__ import annotations\nfrom argparse import ArgumentParser, Namespace\nfrom pathlib import Path\n"
-        "from fer_lab.data.datasets import Reading\nfrom fer_lab.data.faces import FaceDataset\n"
-    )
     scope: dict[str, Any] = {
         "__name__": "example",
         "read_folder": lambda folder: (drawn.pixels, drawn.votes, drawn.split, drawn.names),
     }
-    exec(prelude + example("DATASET"), scope)
+    exec(example("DATASET"), scope)
     monkeypatch.setattr(datasets, "discover", lambda *_: {"mine": scope["DATASET"]})
     assert prepare.main(["mine", "--folder", "elsewhere"]) == 0
     assert "next: python -m fer_lab.train data.dataset=mine" in capsys.readouterr().out
