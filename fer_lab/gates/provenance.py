@@ -75,8 +75,8 @@ def _leakage(comparison: Comparison, row: Row, params: LeakageParams) -> GateVer
     required = f"at most {params.max_faces} test faces with an exact twin among the training faces"
     leaked = row.audit.test_faces_in_training
     if leaked is None:
-        return GateVerdict("leakage", False, "unknown: the model was trained on other or unknown data", required)
-    return GateVerdict("leakage", leaked <= params.max_faces, f"{leaked} of {row.n} test faces", required)
+        return GateVerdict("leakage", False, f"unknown: {row.audit.note}", required)
+    return GateVerdict("leakage", leaked <= params.max_faces, f"{leaked} of {row.n} test faces: {row.audit.note}", required)
 
 
 GATE = (

@@ -58,7 +58,7 @@ class NotWorseParams(Section):
 
 def _not_worse(comparison: Comparison, row: Row, params: NotWorseParams) -> GateVerdict:
     verdict = verdict_of(comparison, row, "accuracy")
-    required = f"lower end of the 95 % interval of the change in accuracy above {points(-params.margin)}"
+    required = f"not called worse, and the lower end of the 95 % interval of the change in accuracy above {points(-params.margin)}"
     if verdict is None or not is_number(verdict.low) or not is_number(verdict.high):
         return GateVerdict("not_worse", False, "no paired interval against the reference in this comparison", required)
     passed = verdict.verdict == "better" or (verdict.verdict != "worse" and verdict.low > -params.margin)
@@ -91,7 +91,7 @@ def _clean_accuracy(comparison: Comparison, row: Row, params: MinAccuracyParams)
 class ConfirmedParams(Section):
     """How much a part of the faces may lose before a confirmed loss refuses."""
 
-    max_drop: float = Field(0.0, ge=0, lt=1, description="as a fraction; refused when the upper bound is below −max_drop")
+    max_drop: float = Field(0.0, ge=0, lt=1, description="as a fraction; refused when worse, with an upper bound below −max_drop")
     min_faces: int = Field(50, ge=RARE, description="smaller parts are never judged; rare ones have no corrected bound")
 
 
@@ -104,7 +104,7 @@ def _confirmed(gate: str, kind: str, verdicts: list[Verdict], expected: bool, pa
     unbounded = [_part(v) for v in judged if not is_number(v.high)]
     if unbounded:
         return GateVerdict(gate, False, f"no corrected bound for {', '.join(unbounded)}", required)
-    worse = [v for v in judged if is_number(v.high) and v.high < -params.max_drop]
+    worse = [v for v in judged if v.verdict == "worse" and is_number(v.high) and v.high < -params.max_drop]
     if worse:
         named = ", ".join(f"{_part(v)} at best {points(v.high or 0.0)} (n = {v.n})" for v in worse)
         return GateVerdict(gate, False, f"confirmed worse: {named}", required)

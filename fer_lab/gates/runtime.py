@@ -25,10 +25,11 @@ class ParityParams(Section):
 
 def _parity(comparison: Comparison, row: Row, params: ParityParams) -> GateVerdict:
     required = f"flips at most {percent(params.max_flip_rate)}, accuracy drop at most {percent(params.max_drop)}, against torch"
-    if row.runtime.partition(":")[0] == "torch":
+    name, _, device = row.runtime.partition(":")
+    if name == "torch":
         return GateVerdict("parity", True, "torch is what the others are held against", required)
     record: dict[str, Any] = dict(row.parity or {})
-    if not record:
+    if not record or record.get("device", "CPU") != (device.upper() or "CPU"):
         return GateVerdict("parity", False, f"{row.runtime} was never verified (no entry in parity.json)", required)
     if record.get("state") != "verified":
         reason = record.get("reason") or "nobody says why"

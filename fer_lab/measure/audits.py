@@ -30,16 +30,22 @@ def clean_mask(dataset: FaceDataset, rows: npt.NDArray[np.int64], split: Split) 
 def leakage(card: Mapping[str, Any], dataset: FaceDataset, rows: npt.NDArray[np.int64]) -> tuple[bool | None, int | None, str]:
     """Return whether the model's run saw this very dataset, how many of these faces have a twin in what it trained on, a note.
 
-    The fingerprint of the run's dataset decides; where it is another or unknown, the count is None: nobody can tell.
+    The fingerprint of the run's dataset decides; where it is another or unknown, or whether twins were left out, the count is
+    None: nobody can tell. What weights that the run began from had seen is not in its card, and the note says so.
     """
     fingerprint = card.get("fingerprint")
     if fingerprint in (None, "", "unknown"):
         return None, None, "trained on data that nobody recorded; whether it has seen these faces is unknown"
     if fingerprint != dataset.fingerprint:
         return False, None, f"trained on other data ({card.get('dataset')}, {str(fingerprint)[:12]}…); a leak cannot be counted"
-    data = (card.get("config") or {}).get("data") or {}
-    if data.get("drop_twins", True):
-        return True, 0, "trained without the twins of valid and test faces"
+    config = card.get("config") or {}
+    dropped = (config.get("data") or {}).get("drop_twins")
+    if dropped is None:
+        return True, None, "its configuration is not recorded; whether it was trained on twins of these faces is unknown"
+    if dropped:
+        began = (config.get("model") or {}).get("weights_file")
+        untraced = "; what the weights that it began from had seen is not recorded" if began else ""
+        return True, 0, f"trained without the twins of valid and test faces{untraced}"
     train = set(pixel_hashes(dataset.pixels[dataset.indices("train")]))
     leaked = sum(digest in train for digest in pixel_hashes(dataset.pixels[rows]))
     return True, leaked, f"{leaked} of {len(rows)} faces stand in its training data too (drop_twins was off)"
@@ -48,7 +54,7 @@ def leakage(card: Mapping[str, Any], dataset: FaceDataset, rows: npt.NDArray[np.
 def batch_invariance(predictor: Predicts, pixels: npt.NDArray[np.uint8], seed: int = 0) -> Audit:
     """Ask for the labels of up to 512 faces alone and in a shuffled batch of 64; a model that looks at its neighbours differs.
 
-    pixels: uint8 [N, 48, 48]. Ties (two labels within 1e-5) do not count as different.
+    pixels: uint8 [N, 48, 48]. Ties (two labels within 1e-5) do not count as different; answers that are no numbers do.
     """
     order = np.random.default_rng(seed).permutation(len(pixels))[:BATCH_FACES]
     faces = pixels[order]
@@ -56,5 +62,7 @@ def batch_invariance(predictor: Predicts, pixels: npt.NDArray[np.uint8], seed: i
     alone = np.concatenate([predictor.predict(faces[i : i + 1]) for i in range(len(faces))])
     top_two = np.sort(alone, axis=1)[:, -2:]
     differs = (together.argmax(axis=1) != alone.argmax(axis=1)) & (top_two[:, 1] - top_two[:, 0] > TIE)
-    flips = int(differs.sum())
-    return Audit(flips == 0, len(faces), flips, float(np.abs(together - alone).max(initial=0)))
+    numbers = np.isfinite(together).all(axis=1) & np.isfinite(alone).all(axis=1)
+    flips = int((differs | ~numbers).sum())
+    largest = float(np.abs(together - alone).max(initial=0)) if numbers.all() else 1.0
+    return Audit(flips == 0, len(faces), flips, largest)

@@ -55,12 +55,13 @@ class Candidate:
         return sum((self.bundle.folder / path).stat().st_size for path in chosen) / 1e6
 
     def parity(self, runtime: str) -> Mapping[str, Any] | None:
-        """What export found out about this runtime, or None."""
+        """What export found out about this runtime on this device, or None: another device computes otherwise."""
         if self.foreign or PARITY not in self.bundle.files:
             return None
         tree = json.loads(read_verified(self.bundle, PARITY))
-        entry = tree.get("runtimes", tree).get(_plain(runtime))
-        return entry if isinstance(entry, dict) else None
+        name, device = split_runtime(runtime)
+        entry = tree.get("runtimes", tree).get(name)
+        return entry if isinstance(entry, dict) and entry.get("device", "CPU") == device else None
 
     def card(self) -> dict[str, Any]:
         """Provenance: the bundle's card; of a foreign model, its own."""

@@ -48,6 +48,11 @@ class Request:
     budget: latency.Budget = field(default_factory=latency.Budget)
     pictures: bool = True  # whether the report may show faces
 
+    @property
+    def groups(self) -> int:
+        """How many groups of latency profiles are taken."""
+        return len(self.threads) * len(self.batches) + self.end_to_end if self.timed else 0
+
 
 def conduct(
     candidates: Sequence[Candidate],
@@ -241,7 +246,7 @@ def _begin(
         key, identity, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), this_host(), dataset.name, dataset.fingerprint,
         dataset.label_source, request.protocol, request.split, labels.protocol(request.protocol).label_set.labels,
         request.margin, reference, tuple(planned), unavailable, looks,
-        pictures=request.pictures,
+        pictures=request.pictures, groups=request.groups,
     )  # fmt: skip
 
 

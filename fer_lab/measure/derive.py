@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.core import labels
-from fer_lab.core.errors import InputError
+from fer_lab.core.errors import InputError, NotFound
 from fer_lab.core.types import Evaluation, LatencyProfile, Verdict
 from fer_lab.measure import corruptions, metrics, profiles, record, stats, verdicts
 from fer_lab.measure.comparison import ClassFigures, Comparison, Curve, Row, Seeds, Share
@@ -34,10 +34,10 @@ def derive(folder: Path) -> Comparison:
                 raise InputError(
                     f"{folder}: {row.model} · {row.runtime} has probabilities {list(probs.shape)}, the plan says otherwise"
                 )
-    latency_file = folder / record.LATENCY
+    timed = _timed(folder, plan)
     artifacts = {(row.digest, row.runtime) for row in plan.rows}
     # The figures of a row come from the target machine when there is one, else from this one.
-    sources = [*profiles.kept(folder / record.PROFILES), *([profiles.read(latency_file)] if latency_file.is_file() else [])]
+    sources = [*profiles.kept(folder / record.PROFILES), *([timed] if timed else [])]
     shown = next((source for source in sources if source.artifacts & artifacts), None)
     evaluations = [_median_run(plan, row, faces, answer) for row, answer in zip(plan.rows, answers, strict=True)]
     masks = verdicts.masks(evaluations[0], faces.slices)
@@ -51,15 +51,28 @@ def derive(folder: Path) -> Comparison:
             evidence = _evidence(plan.rows[plan.reference], plan.rows[index], shown)
             said += verdicts.judge(evaluations[plan.reference], evaluation, masks, margin=plan.margin, latency=evidence)
     rows = _front(rows, evaluations, plan, shown)
-    group = shown.group() if shown else None
+    evidence_of_noise = _floor(shown.group() if shown else None)
     return Comparison(
         id=plan.id, created=plan.created, host=plan.host, dataset=plan.dataset, fingerprint=plan.fingerprint,
         label_source=plan.label_source, protocol=plan.protocol, split=plan.split, n=len(faces.names), labels=plan.labels,
         margin=plan.margin, reference_model=plan.rows[plan.reference].model, reference_runtime=plan.rows[plan.reference].runtime,
         rows=tuple(rows), verdicts=tuple(said),
         profiles=tuple(p for source in sources for p in source.flat()),
-        unavailable=plan.unavailable, looks=plan.looks, noise_floor=group.floor if group else None, notes=_notes(plan, shown),
+        unavailable=plan.unavailable, looks=plan.looks, noise_floor=evidence_of_noise, notes=_notes(plan, shown),
     )  # fmt: skip
+
+
+def _timed(folder: Path, plan: record.Plan) -> profiles.Profiles | None:
+    """What was timed on the comparing host, None when nothing was to be. Raises NotFound when the timing stopped before its end."""
+    path = folder / record.LATENCY
+    timed = profiles.read(path) if path.is_file() else None
+    there = len(timed.groups) if timed else 0
+    if plan.groups is not None and there < plan.groups:
+        raise NotFound(
+            f"{folder} was not finished: {there} of {plan.groups} groups of latency are there. The compare command that began it "
+            "goes on from here"
+        )
+    return timed
 
 
 def _row(
@@ -176,7 +189,12 @@ def _evidence(
     before, now = _profile(reference, group), _profile(candidate, group)
     if group is None or before is None or now is None:
         return None
-    return verdicts.LatencyEvidence(before.rounds, now.rounds, group.floor)
+    return verdicts.LatencyEvidence(before.rounds, now.rounds, _floor(group))
+
+
+def _floor(group: profiles.Group | None) -> float | None:
+    """The noise floor of a group, from the samples of its first profile and of that one's second session."""
+    return stats.noise_floor(stats.latency_ratio(group.profiles[0].rounds, group.control_rounds)[0]) if group else None
 
 
 def _front(
@@ -196,6 +214,8 @@ def _front(
 
 
 def _no_worse(a: Row, b: Row) -> bool:
+    if (a.p50_ms is None) != (b.p50_ms is None):
+        return False  # whether it is slower is not known
     fast = a.p50_ms is None or b.p50_ms is None or a.p50_ms <= b.p50_ms
     return a.accuracy >= b.accuracy and fast and a.size_mb <= b.size_mb
 

@@ -142,7 +142,7 @@ def js_to_votes(probs: Floats, votes_distribution: Floats) -> float:
 
 
 def annotator_agreement(predicted: Integers, votes_distribution: Floats) -> float:
-    """Chance that one annotator drawn at random gave the predicted label, over the faces that have votes.
+    """Chance that one annotator drawn at random among those who named one of the labels named the predicted one.
 
     predicted: [N] labels; with the majority labels themselves this is the human line (about 0.82 on FERPlus).
     """

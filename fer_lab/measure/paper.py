@@ -127,8 +127,9 @@ def methods(comparison: Comparison) -> str:
         f"`{c.fingerprint[:16]}`), protocol {c.protocol}: votes of 1 are set to 0 over all ten columns, a face is kept when "
         f"its largest "
         f"column holds more than half of what is left and belongs to the {len(c.labels)} labels ({', '.join(c.labels)}). "
-        f"{c.rows[0].clean_n} of them have no exact pixel twin in the splits trained or tuned on (*clean*). One annotator drawn at "
-        f"random agrees with the majority label on {c.rows[0].human_agreement:.1%} of the votes.",
+        f"{c.rows[0].clean_n} of them have no exact pixel twin in {splits_before(c.split)} (*clean*). Of the votes "
+        f"for one of the {len(c.labels)} labels {c.rows[0].human_agreement:.1%} are for the majority label, on average over the "
+        f"faces: so often an annotator who names one of them agrees with it.",
         f"**Figures.** Accuracy with Wilson 95 % intervals; macro means over the classes that have faces, the interval of macro "
         f"recall from the Wilson intervals of the classes (MOVER); *F1 of macro P and "
         f"R* is the "
@@ -175,6 +176,11 @@ TEXTS = {
     "methods.md": methods,
 }
 """File → what makes its text."""
+
+
+def splits_before(split: str) -> str:
+    """The splits in which a face of this one must have no twin to be clean (`audits.clean_mask`), in words."""
+    return "train or valid" if split == "test" else "train"
 
 
 def ranked(comparison: Comparison) -> list[Row]:

@@ -78,6 +78,7 @@ class Plan:
     looks: int | None = None
     notes: tuple[str, ...] = ()
     pictures: bool = True  # whether the report may show faces, here and when it is derived again
+    groups: int | None = None  # how many groups of latency profiles belong to it; None: an earlier fer_lab did not say
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:

@@ -54,9 +54,9 @@ def recommend(comparison: Comparison) -> Advice:
     Out: rows that are worse, rows that failed the batch audit, and runtimes that `export` never verified against torch, which
     no gate would take. If some are better than the reference, they are the pool, else the reference and what is
     non-inferior to it. Within the pool a difference in accuracy that is not beyond the interval is a tie. A tie goes to the
-    quicker one (where latency could be measured), else to the one with the higher accuracy on the validation split, for the
-    faces that measure must not choose; where a row of the tie has none, to the more accurate. Among equals to the one that
-    looked quicker.
+    quickest (where the latency of all of them could be measured), else to the one with the higher accuracy on the validation
+    split, for the faces that measure must not choose; where a row of the tie has none, to the more accurate. Among equals to
+    the one that looked quicker.
     """
     c = comparison
     accuracy = {id(row): next(iter(c.verdicts_of(row, "accuracy")), None) for row in c.rows}
@@ -68,16 +68,17 @@ def recommend(comparison: Comparison) -> Advice:
     best = max(pool, key=lambda row: row.accuracy)
     tied = [row for row in pool if row.accuracy >= best.accuracy_low]
     quiet = c.noise_floor is not None and c.noise_floor <= verdicts.NOISY
-    chosen, rule = _break_tie(tied, quiet)
+    chosen, rule = _break_tie(tied, quiet, c.split)
     said = accuracy[id(chosen)]
     speed = (
         f", {_ms(chosen.p50_ms)} ms {paper.per_call(chosen.batch)} (median) on {chosen.host}" if chosen.p50_ms is not None else ""
     )
+    known = "Recommended" if chosen.batch_invariant is not False else "No row can be recommended (see below). The nearest to it"
     headline = (
-        f"Recommended: {c.names[chosen.model]} in {chosen.runtime}: {chosen.accuracy:.2%} "
+        f"{known}: {c.names[chosen.model]} in {chosen.runtime}: {chosen.accuracy:.2%} "
         f"({chosen.accuracy_low:.1%}–{chosen.accuracy_high:.1%}) of {chosen.n} faces{speed}"
     )
-    return Advice(chosen, headline, tuple(_reasons(c, chosen, said, len(tied), rule)), tuple(_undecided(c, quiet)))
+    return Advice(chosen, headline, tuple(_reasons(c, chosen, said, len(tied), rule, quiet)), tuple(_undecided(c, quiet)))
 
 
 def _unverified(row: Row) -> str | None:
@@ -93,12 +94,12 @@ def _unverified(row: Row) -> str | None:
     return f"{state}: {(row.parity or {}).get('reason', 'nobody says why')}" if state else "export it with that runtime"
 
 
-def _break_tie(tied: Sequence[Row], quiet: bool) -> tuple[Row, str]:
+def _break_tie(tied: Sequence[Row], quiet: bool, split: str) -> tuple[Row, str]:
     """Return the row to take of those that do not differ, and the rule that took it, in words."""
-    timed = [row for row in tied if row.p50_ms is not None]
-    if quiet and timed:
-        return min(timed, key=lambda row: row.p50_ms or 0.0), "the quickest of them is taken"
-    known = {id(row): share for row in tied if (share := _validated(row)) is not None}
+    if quiet and all(row.p50_ms is not None for row in tied):
+        return min(tied, key=lambda row: row.p50_ms or 0.0), "the quickest of them is taken"
+    # Faces of the validation split that were measured here have said what they know.
+    known = {id(row): share for row in tied if split != "valid" and (share := _validated(row)) is not None}
     if len(known) < len(tied) or len({row.card.get("fingerprint") for row in tied}) > 1:  # other faces are another figure
         known = {}
     chosen = max(tied, key=lambda row: (known.get(id(row), row.accuracy), -math.inf if row.p50_ms is None else -row.p50_ms))
@@ -117,7 +118,7 @@ def _validated(row: Row) -> float | None:
     return parity.get("accuracy") if checkpoint is None else checkpoint + parity.get("change", 0.0)
 
 
-def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: int, rule: str) -> list[str]:
+def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: int, rule: str, quiet: bool) -> list[str]:
     reasons = []
     reference = _label(c, c.reference)
     if said is None:
@@ -133,12 +134,14 @@ def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: int, rule: str
     if speed is not None:
         reasons.append(f"Latency against the reference: {speed.reason}.")
     if row.clean_accuracy is not None and row.clean_n < row.n:
-        reasons.append(f"On the {row.clean_n} faces without a twin in the training or validation data: {row.clean_accuracy:.2%}.")
+        reasons.append(f"On the {row.clean_n} faces without a twin in {paper.splits_before(c.split)}: {row.clean_accuracy:.2%}.")
     losses = [v for v in c.verdicts_of(row) if v.verdict == "worse" and v.aspect not in ("accuracy", "latency")]
     if losses:
         reasons.append("Confirmed losses: " + "; ".join(f"{_aspect(v.aspect)} {v.reason}" for v in losses) + ".")
     if row.dominated_by is None and row.on_front and len(c.rows) > 1:
-        reasons.append("It lies on the Pareto front of accuracy, latency and size.")
+        axes = "accuracy, latency and size" if quiet and row.p50_ms is not None else "accuracy and size"
+        if row.p50_ms is None or quiet:
+            reasons.append(f"It lies on the Pareto front of {axes}.")
     return reasons
 
 
@@ -165,6 +168,11 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
         names = ", ".join(dict.fromkeys(unknown))
         open_questions.append(f"Whether {names} saw these faces in training cannot be told: other or unrecorded training data.")
     for row in c.rows:
+        if row.batch_invariant is False:
+            open_questions.append(
+                f"{_label(c, row)} is not to be shipped: {row.audit.batch_flips} of {row.audit.batch_faces} faces get another "
+                "label in another batch, so its figures are of these batches only."
+            )
         if (why := _unverified(row)) is not None:
             open_questions.append(f"{_label(c, row)} was never verified against torch, and no gate takes it ({why}).")
     for runtime, why in dict.fromkeys((who.rpartition(" · ")[2], why) for who, why in c.unavailable.items()):
@@ -347,7 +355,7 @@ def _slices(c: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
         cells = [
             {"share": {"accuracy": row.clean_accuracy, "low": row.clean_low, "high": row.clean_high}, "said": None} for row in rows
         ]
-        found.insert(0, {"name": "clean (no twin in train or valid)", "n": rows[0].clean_n, "cells": cells})
+        found.insert(0, {"name": f"clean (no twin in {paper.splits_before(c.split)})", "n": rows[0].clean_n, "cells": cells})
     return found
 
 

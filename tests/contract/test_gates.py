@@ -82,12 +82,12 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
         "not measured": in_row(clean_n=0, clean_accuracy=None, clean_low=None, clean_high=None),
     },
     "classes": {
-        "confirmed worse": said("class:neutral", -0.10, -0.02),
+        "confirmed worse": said("class:neutral", -0.10, -0.02, word="worse"),
         "no bound": said("class:neutral", -0.10, math.nan),
         "not judged": without("class:"),
     },
     "slices": {
-        "confirmed worse": said("slice:occlusion", -0.10, -0.02, 200),
+        "confirmed worse": said("slice:occlusion", -0.10, -0.02, 200, "worse"),
         "not judged": without("slice:"),
     },
     "calibration": {
@@ -106,6 +106,7 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
         "not a number": in_row(parity=parity(0, math.nan)),
         "no faces": in_row(parity=parity(0, 0.0) | {"n": 0}),
         "never verified": in_row(parity=None),
+        "verified on another device": in_row(runtime="openvino:GPU"),
         "half a record": in_row(parity={"state": "verified", "digest": "d2", "max_dp": 0.0}),
         "of another artifact": in_row(parity=parity(0, 0.0, digest="d1")),
         "of no named artifact": in_row(parity={key: value for key, value in parity(0, 0.0).items() if key != "digest"}),

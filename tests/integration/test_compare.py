@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fer_lab import compare
+from fer_lab.backends.bundle import open_bundle
 from fer_lab.backends.foreign import card_path
 from fer_lab.backends.session import backends
 from fer_lab.core.errors import FerLabError
@@ -414,6 +415,43 @@ def test_latency_is_measured_with_a_control_and_robustness_once_per_model(lab, c
     assert all(0 <= curve.area <= 1 for curve in row.robustness.values())
     latency = next(v for v in record.verdicts if v.aspect == "latency")
     assert record.noise_floor <= 0.05 or (latency.verdict == "undecided" and "noisy" in latency.reason)
+
+
+def test_what_was_not_timed_to_its_end_is_not_replayed(lab, capsys, monkeypatch, looks):
+    """The same command goes on, in the same look; the noise floor is that of the samples, whatever stands beside them."""
+    real = profiles.take
+
+    def killed(*arguments, save, **rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(profiles, "take", killed)
+    words = ("a", "--no-log", "--seconds", "0.2", "--batches", "1", "--runtimes", "openvino,onnx", "--no-robustness")
+    assert run(capsys, *words)[0] == 130
+    (folder,) = (lab / "comparisons").iterdir()
+    code, _, err = run(capsys, "--replay", folder)
+    assert (code, "0 of 2 groups of latency are there" in err) == (2, True), err
+    assert not (folder / "comparison.json").exists()
+    monkeypatch.setattr(profiles, "take", real)
+    code, result, _ = run(capsys, *words)
+    assert (code, looks) == (0, [result["id"]])
+    stored = json.loads((folder / record.LATENCY).read_text())
+    for group in stored["groups"]:
+        group["floor"] = 0.0
+    (folder / record.LATENCY).write_text(json.dumps(stored))
+    code, again, _ = run(capsys, "--replay", folder)
+    assert (code, again["noise_floor"]) == (0, pytest.approx(result["noise_floor"], abs=1e-3))
+    assert again["noise_floor"] > 0
+
+
+def test_what_nobody_timed_is_not_dominated_by_its_speed(lab, capsys):
+    """With the latency of one of two rows known, neither lies before the other."""
+    digest = open_bundle(lab / "a").runtime_digest("openvino")
+    edge(lab / "edge.json", "edge", (digest, "openvino"))
+    words = ("--runtimes", "openvino", "--profiles", "edge.json")
+    code, result, _ = run(capsys, "a", "b", *words, *QUICK)
+    assert code == 0
+    assert {row["model"]: row["p50_ms"] is None for row in result["rows"]} == {"a": False, "b": True}
+    assert all(row["on_front"] and row["dominated_by"] is None for row in result["rows"])
 
 
 def test_a_model_that_looks_at_its_neighbours_is_caught(lab, drawn, capsys):

@@ -27,22 +27,26 @@ def with_verdict(aspect: str, low: float, high: float, n: int, word: str = "unde
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "n", "passed"),
+    ("low", "high", "n", "word", "passed"),
     [
-        (-0.30, 0.001, 60, True),  # a large loss that may be chance
-        (-0.30, -0.001, 49, True),  # confirmed, but a class too small to be judged
-        (-0.30, -0.001, 50, False),
-        (0.01, 0.05, 300, True),
+        (-0.30, 0.001, 60, "undecided", True),  # a large loss that may be chance
+        (-0.30, -0.001, 49, "worse", True),  # confirmed, but a class too small to be judged
+        (-0.30, -0.001, 50, "worse", False),
+        (-0.07, -0.002, 300, "undecided", True),  # the interval excludes 0, McNemar's test by Holm does not confirm it
+        (0.01, 0.05, 300, "better", True),
     ],
 )
-def test_a_class_refuses_only_when_confirmed_worse_on_enough_faces(low: float, high: float, n: int, passed: bool) -> None:
-    """The upper bound decides, not the point."""
-    assert gates_of(with_verdict("class:neutral", low, high, n))["classes"] is passed
+def test_a_class_refuses_only_when_confirmed_worse_on_enough_faces(
+    low: float, high: float, n: int, word: str, passed: bool
+) -> None:
+    """The comparison's word and the upper bound decide, not the point."""
+    assert gates_of(with_verdict("class:neutral", low, high, n, word))["classes"] is passed
 
 
 def test_a_drop_that_the_policy_allows_does_not_refuse() -> None:
     """max_drop moves the limit."""
-    comparison = with_verdict("class:neutral", -0.05, -0.01, 300)
+    comparison = with_verdict("class:neutral", -0.05, -0.01, 300, "worse")
+    assert not gates_of(comparison)["classes"]
     policy = parse({"gates": {"classes": {"max_drop": 0.02}}, "first_promotion": {"size": {}}})
     assert run(policy, comparison, comparison.rows[1])[0].passed
 
@@ -55,7 +59,10 @@ def test_a_coin_toss_does_not_block_a_release() -> None:
     base = good_comparison()
     refused = 0
     for changes in rng.normal(0, 0.02, (400, 8)):
-        verdicts = tuple(verdict(f"class:{i}", c - half_width, c + half_width, 100) for i, c in enumerate(changes))
+        verdicts = tuple(
+            verdict(f"class:{i}", c - half_width, c + half_width, 100, "worse" if c + half_width < 0 else "undecided")
+            for i, c in enumerate(changes)
+        )
         comparison = replace(base, verdicts=verdicts)
         refused += not run(classes, comparison, comparison.rows[1])[0].passed
     assert refused / 400 <= 0.05

@@ -11,6 +11,7 @@ import pytest
 
 from fer_lab.core.types import Host, Verdict
 from fer_lab.measure import charts, paper, report
+from fer_lab.measure.comparison import Audit
 from tests.gate_records import CHALLENGER, HOST, good_comparison, good_row, profile
 
 
@@ -136,6 +137,45 @@ def test_a_model_that_fails_the_batch_audit_is_not_recommended():
     """However good its figures."""
     row = replace(good_row(accuracy=0.99), batch_invariant=False)
     assert report.recommend(good_comparison(row, verdicts=said("better"))).row.version == 1
+
+
+def test_when_every_model_fails_the_batch_audit_the_headline_says_so():
+    """One row is still named, as the nearest to it, and each fault stands below."""
+    rows = tuple(replace(row, batch_invariant=False, audit=Audit(False, 512, 9)) for row in good_comparison().rows)
+    advice = report.recommend(good_comparison(rows=rows))
+    assert advice.headline.startswith("No row can be recommended")
+    assert sum("9 of 512 faces get another label in another batch" in text for text in advice.undecided) == 2
+
+
+@pytest.mark.parametrize(
+    ("timed", "floor", "says"),
+    [(True, 0.01, "front of accuracy, latency and size"), (True, 0.2, None), (False, None, "front of accuracy and size")],
+)
+def test_the_front_is_of_what_was_measured(timed, floor, says):
+    """Without latency it has two axes; with a noisy one nothing is said."""
+    rows = tuple(replace(row, p50_ms=row.p50_ms if timed else None, on_front=True) for row in good_comparison().rows)
+    reasons = " ".join(report.recommend(good_comparison(rows=rows, noise_floor=floor)).reasons)
+    assert (says in reasons) if says else "front" not in reasons
+
+
+def test_the_quickest_is_taken_only_where_all_of_them_were_timed():
+    """A row that nobody timed may be quicker."""
+    comparison = good_comparison(good_row(accuracy=0.855), verdicts=said("non-inferior"))
+    assert any("quickest" in reason for reason in report.recommend(comparison).reasons)
+    untimed = replace(comparison, rows=(replace(comparison.rows[0], p50_ms=None), comparison.rows[1]))
+    assert not any("quickest" in reason for reason in report.recommend(untimed).reasons)
+
+
+def test_on_validation_faces_the_words_are_those_of_validation():
+    """A tie is not broken by the very figure that was level; twins are those in train alone."""
+    card = {"fingerprint": "f" * 64, "validation": {"accuracy": 0.9}}
+    rows = tuple(replace(row, card=card) for row in good_comparison(good_row(accuracy=0.855)).rows)
+    comparison = good_comparison(rows=rows, verdicts=said("non-inferior"), noise_floor=0.2)
+    assert any("highest accuracy on validation" in reason for reason in report.recommend(comparison).reasons)
+    reasons = " ".join(report.recommend(replace(comparison, split="valid")).reasons)
+    assert "on validation" not in reasons
+    assert "faces without a twin in train:" in reasons
+    assert "twin in train (*clean*)" in paper.methods(replace(comparison, split="valid"))
 
 
 @pytest.mark.parametrize(
