@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
 from fer_lab.core.errors import FerLabError, InputError, Interrupted
-from fer_lab.core.signals import HANG_UP, ending, leave_terminal
+from fer_lab.core.signals import HANG_UP, ONE_SIGNAL_S, ending, leave_terminal
 
 if TYPE_CHECKING:
     from fer_lab.live.outputs import Outputs
@@ -286,6 +286,7 @@ class _Signals:
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self.received: int | None = None
+        self._since_s = 0.0
         self._stop = stop
         self._before: dict[int, Any] = {}
 
@@ -297,10 +298,13 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT or time.monotonic() - self._since_s > ONE_SIGNAL_S:
+                raise KeyboardInterrupt
+            return
         if number == HANG_UP:
             leave_terminal()
         self.received = signal.SIGTERM if number == HANG_UP else number
+        self._since_s = time.monotonic()
         self._stop()
 
     def __exit__(self, *_: object) -> None:
@@ -318,6 +322,8 @@ def _summary(outputs: Outputs | Page, signals: _Signals) -> Mapping[str, Any]:
     if record["expressions"]:
         console.say("expressions: " + " · ".join(f"{label} {share:.0%}" for label, share in record["expressions"].items()))
     console.next_command("python -m fer_lab.promote --history")
+    if not record["frames"] and record["bad_frames"]:
+        raise FerLabError(f"none of the {record['bad_frames']} pictures of {record['source']} could be read", result=record)
     if signals.received is not None:
         interrupted = Interrupted(signals.received, "the demo was interrupted; its files are complete")
         interrupted.result = record

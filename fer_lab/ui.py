@@ -18,13 +18,13 @@ import socket
 import subprocess
 import sys
 import time
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
+from fer_lab.core.browser import open_page
 from fer_lab.core.errors import FerLabError, InputError
 from fer_lab.core.signals import HANG_UP, ending, leave_terminal
 
@@ -79,7 +79,7 @@ def _show(url: str, line: str, no_browser: bool) -> None:
     console.say(f"MLflow UI: {url}")
     console.say(f"for MLflow's own commands: export {line}")
     if not no_browser:
-        webbrowser.open(url)
+        open_page(url)
 
 
 def _port(wanted: int | None) -> int:

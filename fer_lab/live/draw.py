@@ -87,7 +87,7 @@ def _bars(image: Image, result: Result, unit: float) -> None:
 def _inset(image: Image, crop: np.ndarray, x: int, y: int) -> None:
     import cv2
 
-    side = max(48, min(image.shape[:2]) // 5)
+    side = min(max(48, min(image.shape[:2]) // 5), *image.shape[:2])
     big = cv2.cvtColor(cv2.resize(crop, (side, side), interpolation=cv2.INTER_NEAREST), cv2.COLOR_GRAY2BGR)
     x = int(np.clip(x, 0, image.shape[1] - side))
     y = int(np.clip(y, 0, image.shape[0] - side))

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from fer_lab.backends.bundle import MANIFEST, Bundle
+from fer_lab.backends.foreign import ForeignModel, is_foreign, open_foreign
 from fer_lab.backends.session import Predictor
 from fer_lab.core.errors import FerLabError, NotFound, Unreachable
+from fer_lab.core.labels import protocol
 from fer_lab.live.models import Named
 
 CHAMPIONS = ("models:/fer-ferplus-8@champion", "models:/fer-ferplus-5@champion")
@@ -94,6 +96,8 @@ class Lookup:
 
     def _open(self, reference: str) -> tuple[Named, str | None]:
         """The model, and the runtime it was promoted in, which is read only when none was asked for."""
+        if is_foreign(reference):
+            return self._foreign(open_foreign(reference)), None
         bundle, name, version = self._registry.resolve(reference)
         promoted = None
         if self._runtime is None and name is not None and version is not None:
@@ -101,6 +105,12 @@ class Lookup:
                 promoted = self._registry.promoted_runtime(name, version)
         predictor = Predictor.open(bundle, self._choose(bundle, promoted), threads=self._threads)
         return Named(name or bundle.card.name, version, predictor), promoted
+
+    def _foreign(self, model: ForeignModel) -> Named:
+        """A file of somebody else's, under the labels that its card maps its own to."""
+        rule = protocol("ferplus8")
+        runtime = self._runtime or next(runtime for runtime in LIGHT_FIRST if runtime in model.runtimes)
+        return Named(model.path.stem, None, model.predictor(runtime, rule.label_set.labels, rule.name, threads=self._threads))
 
     def _choose(self, bundle: Bundle, promoted: str | None) -> str:
         if self._runtime is not None:

@@ -31,9 +31,9 @@ class Outputs:
         self.recording = video_path is not None
         self.known = self.known_right = 0
         self._folder = folder
-        self._json = JsonLines(json_path) if json_path is not None else None
         self._video_path = video_path
         self._video = VideoFile(video_path, pipeline.source.fps) if video_path is not None else None
+        self._json = JsonLines(json_path) if json_path is not None else None  # last: it empties the file
         self._files: list[str] = []
         self._lock = threading.Lock()
         self._latest: Result | None = None

@@ -54,6 +54,7 @@ def line(result: Result, i: int) -> dict[str, Any]:
 
 
 LONGEST_HOLD_S = 2.0
+FINEST_FPS = 65.0  # MPEG-4 counts time in at most 65 535 parts of a second: beyond, OpenCV's thousandths do not fit
 
 
 class VideoFile:
@@ -71,6 +72,8 @@ class VideoFile:
         self.path = path
         self.frames = 0
         self._fps = fps or 25.0
+        if self._fps > FINEST_FPS:
+            self._fps = float(round(self._fps))
         self._writer: Any = None
         self._size = (0, 0)
         self._start_s = 0.0  # time of the source at which the film begins

@@ -252,13 +252,14 @@ class LiveSource:
         self._silent_after_s = silent_after_s
         self._fresh = threading.Condition()
         self._newest: tuple[Image, float] | None = None
-        self._last_s = self._start_s = time.perf_counter()
+        self._last_s = self._alive_s = self._start_s = time.perf_counter()  # of a frame; of a driver that answered
         self._index = 0
         self._generation = 0
         self._begin(opener())
 
     def _begin(self, capture: Capture | None) -> None:
         self._generation += 1
+        self._alive_s = time.perf_counter()
         thread = threading.Thread(target=self._capture_loop, args=(capture, self._generation), name="capture", daemon=True)
         thread.start()
 
@@ -266,6 +267,7 @@ class LiveSource:
         attempt = 0
         misses = 0
         while not self.ended and generation == self._generation:
+            self._alive_s = time.perf_counter()
             if capture is None:
                 pause_s = BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
                 attempt += 1
@@ -306,6 +308,7 @@ class LiveSource:
         while time.perf_counter() < until:
             if self.ended or generation != self._generation:
                 return True
+            self._alive_s = time.perf_counter()
             time.sleep(0.05)
         return False
 
@@ -319,13 +322,11 @@ class LiveSource:
                 frame = Frame(self._index, born_s - self._start_s, image, born_s)
                 self._index += 1
                 return frame
-        silent_s = time.perf_counter() - self._last_s
-        if silent_s > self._silent_after_s and not self.status:
-            self.status = f"{self.name}: no signal for {silent_s:.0f} s"
-            if silent_s > 2 * self._silent_after_s:
-                self._begin(None)  # the driver hangs inside read(): leave that thread, open anew
-        elif silent_s > 3 * self._silent_after_s and self.status.endswith(" s"):
-            self._begin(None)
+        now_s = time.perf_counter()
+        if now_s - self._last_s > self._silent_after_s and not self.status:
+            self.status = f"{self.name}: no signal for {now_s - self._last_s:.0f} s"
+        if now_s - self._alive_s > 3 * self._silent_after_s:
+            self._begin(None)  # the driver hangs, in opening or in reading: leave that thread, open anew
         return None
 
     def close(self) -> None:
@@ -361,7 +362,7 @@ class StreamSource(LiveSource):
     """A network stream by URL."""
 
     def __init__(self, url: str) -> None:
-        shown = re.sub(r"//[^/@]*@", "//…@", url)  # a password never reaches a message
+        shown = without_secrets(url)
 
         def opener() -> Capture:
             import cv2
@@ -377,6 +378,18 @@ class StreamSource(LiveSource):
             super().__init__(shown, opener)
         except OSError:
             raise NotFound(f"the stream {shown} does not open within 5 s. Check the address, and that the camera is on") from None
+
+
+def without_secrets(url: str) -> str:
+    """A stream's address as it may be shown: no user, no password, no query.
+
+    >>> without_secrets("rtsp://admin:p@ss/word@10.0.0.5:554/live?channel=1&pwd=secret")
+    'rtsp://…@10.0.0.5:554/live?…'
+    """
+    scheme, _, rest = url.partition("://")
+    before, query, _ = rest.partition("?")
+    user, at, place = before.rpartition("@")
+    return f"{scheme}://{'…@' if user or at else ''}{place}{'?…' if query else ''}"
 
 
 def open_camera(device: int | str, backend: str = "auto") -> Any:
@@ -412,6 +425,8 @@ def list_cameras(most: int = 10) -> list[dict[str, Any]]:
 def _is_text(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(4096)
+    if head.startswith(b"YUV4MPEG2"):  # a line of text before the pictures
+        return False
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fer_lab.live.frames import UNCERTAIN, Found
 
 Box = tuple[float, float, float, float]
+LONGEST_STEP_S = 5.0  # between two frames of what still counts as watching
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Tracker:
         self, found: Sequence[Found], probs: npt.NDArray[np.float32], crops: npt.NDArray[np.uint8], time_s: float
     ) -> list[Track]:
         """Take the faces of one frame (probs float32 [N, K], crops uint8 [N, 1, h, w]); return one track per face."""
-        # At low frame rates a track must survive to the next frame, however late that comes.
-        patience_s = max(self.steady.patience_s, time_s - self.last_s)
+        # At low frame rates a track must survive to the next frame; a pause or an outage ends it.
+        patience_s = max(self.steady.patience_s, min(time_s - self.last_s, LONGEST_STEP_S))
         self.tracks = [t for t in self.tracks if 0 <= time_s - t.seen_s <= patience_s]
         self.last_s = time_s
         matched = self._associate([f.box_px for f in found])

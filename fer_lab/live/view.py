@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
+from fer_lab.core.browser import has_display
 
 
 def why_no_window() -> str | None:
@@ -16,7 +15,7 @@ def why_no_window() -> str | None:
         from PIL import ImageTk  # noqa: F401  # asked for, not used
     except ImportError:
         return "Pillow's ImageTk is not installed (on Debian: apt install python3-pil.imagetk)"
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_display():
         return "there is no display"
     try:
         root = tkinter.Tk()

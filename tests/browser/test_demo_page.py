@@ -77,6 +77,40 @@ def test_the_camera_is_read_labelled_and_drawn(
     assert complaints == []
 
 
+def test_no_camera_stays_on_after_stop(
+    start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path
+) -> None:
+    """Also when it was started twice, and when a file was opened before it answered."""
+    film = camera_film(tmp_path / "camera.mjpeg")
+    cv2.imwrite(str(tmp_path / "a.jpg"), portrait())
+    chromium = browser(
+        "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={film}"
+    )  # fmt: skip
+    page, complaints = opened(chromium, start(bundle, "--detector", "haar", "--search-px", "480"))
+    page.evaluate("""() => {
+      const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      window.streams = [];
+      navigator.mediaDevices.getUserMedia = async (wanted) => {
+        await new Promise((done) => setTimeout(done, 1500));
+        const stream = await real(wanted);
+        window.streams.push(stream);
+        return stream;
+      };
+    }""")
+    page.evaluate("() => { document.querySelector('#camera').click(); document.querySelector('#camera').click(); }")
+    until(page, "window.streams.length === 2")
+    until(page, "document.querySelector('#bars li.top') !== null")
+    page.click("#stop")
+    until(page, "window.streams.every(s => s.getTracks().every(t => t.readyState === 'ended'))")
+    page.click("#camera")
+    page.set_input_files("#file", str(tmp_path / "a.jpg"))
+    until(page, "window.streams.length === 3")
+    until(page, "window.streams[2].getTracks().every(t => t.readyState === 'ended')")
+    assert page.is_visible("#still")
+    assert page.evaluate("state.mode") == "image"
+    assert complaints == []
+
+
 def test_a_picture_is_labelled_in_every_look(
     start: Callable[..., str], browser: Callable[..., Any], bundle: Path, tmp_path: Path
 ) -> None:

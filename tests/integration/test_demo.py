@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ import pytest
 from live_bundle import write
 
 from fer_lab import demo
+from fer_lab.backends.foreign import card_path
+from fer_lab.core.labels import EIGHT
 
 
 @pytest.fixture
@@ -279,15 +282,18 @@ def test_a_looping_film_does_not_grow(home: Path, bundle: Path) -> None:
     assert len(pipeline.tracker.tracks) <= 2
 
 
-def test_signals_end_a_headless_run_with_its_files_complete(home: Path, bundle: Path) -> None:
-    """SIGTERM → 143, the film can be played, the JSON lines are whole."""
+@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGTERM", "SIGTERM"], ["SIGHUP", "SIGHUP"]], ids="-".join)
+def test_signals_end_a_headless_run_with_its_files_complete(home: Path, bundle: Path, signals: list[str]) -> None:
+    """143, the film can be played, the JSON lines are whole; a launcher that passes the signal on a second time changes nothing."""
     command = [sys.executable, "-m", "fer_lab.demo", str(bundle), "--source", "sample", "--loop", "--view", "none"]
     command += ["--record", str(home / "o.mp4"), "--json", str(home / "o.jsonl")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     until = time.monotonic() + 30
     while time.monotonic() < until and not ((home / "o.jsonl").is_file() and (home / "o.jsonl").stat().st_size > 50_000):
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    for name in signals:
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.05)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 143, err
     assert json.loads(out.strip().splitlines()[-1])["frames"] > 50
@@ -296,3 +302,35 @@ def test_signals_end_a_headless_run_with_its_files_complete(home: Path, bundle: 
     film.release()
     for line in (home / "o.jsonl").read_text(encoding="utf-8").splitlines():
         json.loads(line)
+
+
+def test_a_refused_command_leaves_the_files_of_the_last_one(home: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The place of the film is checked before the lines are emptied."""
+    (home / "keep.jsonl").write_text("of yesterday\n")
+    code, _, err = run(
+        capsys, bundle, "--source", "sample", "--view", "none", "--json", home / "keep.jsonl", "--record", home / "none" / "x.mp4"
+    )  # fmt: skip
+    assert (code, "does not exist" in err) == (2, True), err
+    assert (home / "keep.jsonl").read_text() == "of yesterday\n"
+
+
+def test_a_folder_without_a_readable_picture_is_a_failure(home: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing succeeded: exit 1, with the summary."""
+    (home / "pictures").mkdir()
+    (home / "pictures" / "a.png").write_bytes(b"no picture")
+    code, result, err = run(capsys, bundle, "--source", home / "pictures", "--view", "none")
+    assert (code, result["frames"], "none of the 1 pictures of pictures could be read" in err) == (1, 0, True), err
+
+
+def test_a_foreign_model_runs_by_its_path(home: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the card beside it, as in `compare`; its answers are those of the bundle that it was taken from."""
+    for name in ("model.xml", "model.bin"):
+        shutil.copy(bundle / "openvino" / name, home / name)
+    card = {"schema": 1, "labels": list(EIGHT.labels), "height": 48, "width": 48, "dtype": "uint8", "output": "probabilities"}
+    card_path(home / "model.xml").write_text(json.dumps(card), encoding="utf-8")
+    code, result, err = run(capsys, home / "model.xml", "--source", "sample", "--view", "none")
+    assert code == 0, err
+    _, expected, _ = run(capsys, bundle, "--source", "sample", "--view", "none")
+    assert (result["model"], result["expressions"]) == ("model", expected["expressions"])
+    code, _, err = run(capsys, home / "none.onnx", "--source", "sample", "--view", "none")
+    assert (code, "no such model" in err) == (2, True), err

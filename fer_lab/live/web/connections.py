@@ -42,6 +42,11 @@ class Connection(H11Protocol):
         if self.cycle is not before:
             self._since_s = self.loop.time()
 
+    def pause_writing(self) -> None:
+        """Note when the client stopped taking what is sent to it: a long answer is read for longer than the patience."""
+        self._since_s = self.loop.time()
+        super().pause_writing()
+
     def on_response_complete(self) -> None:
         """Note when the client got its answer."""
         self._answered, self._since_s = True, self.loop.time()

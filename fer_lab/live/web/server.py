@@ -9,16 +9,17 @@ GET  /model            card, version, runtime                      GET /health
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 import time
-import webbrowser
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fer_lab.core.browser import open_page
 from fer_lab.core.console import note, say
 from fer_lab.core.errors import FerLabError, InputError
 from fer_lab.live.detectors import Finder
@@ -328,9 +329,12 @@ def serve(
     if host not in LOCAL:
         note("note: browsers give a page their camera only on localhost or over https; put TLS before it for other machines")
     if open_browser:
-        webbrowser.open(address)
+        open_page(address)
+    until_s = time.monotonic() + seconds if seconds is not None else math.inf
     try:
-        page.stopping.wait(seconds)
+        while not page.stopping.wait(min(0.5, max(0.0, until_s - time.monotonic()))):  # in steps: Windows hears no Ctrl-C inside
+            if time.monotonic() >= until_s:
+                break
     finally:
         page.stop()
         server.should_exit = True

@@ -19,7 +19,7 @@ def shade(level: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".mov"])
-@pytest.mark.parametrize("fps", [12.5, 29.97, 59.94])
+@pytest.mark.parametrize("fps", [12.5, 29.97, 59.94, 66.6667, 119.9834, 239.7612])
 def test_a_steady_film_keeps_every_frame(tmp_path: Path, suffix: str, fps: float) -> None:
     """As many as were given, in each container."""
     film = VideoFile(tmp_path / f"a{suffix}", fps)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fer_lab.core.errors import InputError, NotFound
-from fer_lab.live.sources import FolderSource, LiveSource, VideoSource, open_source
+from fer_lab.live.sources import FolderSource, LiveSource, VideoSource, open_source, without_secrets
 
 
 def film(path: Path, n: int = 12, size: tuple[int, int] = (64, 48)) -> Path:
@@ -209,6 +209,49 @@ def test_a_hanging_driver_is_left_and_the_camera_opened_anew() -> None:
     assert first_frame(source, 6) is not None
     assert len(opened) == 2
     source.close()
+
+
+def test_a_driver_that_hangs_again_and_again_is_left_each_time() -> None:
+    """The device comes back at the third opening."""
+    opened = []
+
+    def opener() -> FakeCamera:
+        opened.append(FakeCamera([[IMAGE, 60.0], [60.0], [IMAGE]][min(len(opened), 2)]))
+        return opened[-1]
+
+    source = LiveSource("camera 0", opener, silent_after_s=0.2)
+    assert first_frame(source, 2) is not None
+    assert first_frame(source, 0.15) is None
+    assert first_frame(source, 10) is not None
+    assert len(opened) == 3
+    source.close()
+
+
+def test_a_film_of_raw_pictures_is_no_text(tmp_path: Path) -> None:
+    """Y4M begins with a line of text, and dark pictures decode as text too."""
+    head = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n"
+    picture = b"FRAME\n" + bytes([40] * (64 * 48)) + bytes([100] * (64 * 48 // 2))
+    (tmp_path / "dark.y4m").write_bytes(head + picture * 5)
+    source = open_source(str(tmp_path / "dark.y4m"))
+    frame = source.read()
+    assert frame is not None
+    assert frame.image.shape == (48, 64, 3)
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://10.0.0.5/live", "rtsp://10.0.0.5/live"),
+        ("rtsp://admin:secret@10.0.0.5/live", "rtsp://…@10.0.0.5/live"),
+        ("rtsp://admin:sec@ret@10.0.0.5/live", "rtsp://…@10.0.0.5/live"),
+        ("rtsp://admin:sec/ret@10.0.0.5/live", "rtsp://…@10.0.0.5/live"),
+        ("http://10.0.0.5/video.cgi?usr=admin&pwd=secret", "http://10.0.0.5/video.cgi?…"),
+    ],
+)
+def test_a_stream_is_shown_without_its_password(url: str, shown: str) -> None:
+    """In messages, in the summary, on the page."""
+    assert without_secrets(url) == shown
 
 
 def test_closing_ends_the_capture_thread() -> None:

@@ -129,3 +129,21 @@ def test_overlap_matches_a_count_of_pixels() -> None:
     for k, (x0, y0, x1, y1) in enumerate((a, b)):
         grid[k, y0:y1, x0:x1] = True
     assert overlap(a, b) == (grid[0] & grid[1]).sum() / (grid[0] | grid[1]).sum()
+
+
+def test_a_pause_is_no_time_of_watching() -> None:
+    """An outage of ten minutes ends the track, and does not water the rate of changes down."""
+    tracker = Tracker(LABELS)
+    for i in range(300):
+        tracker.update(face(), probs(0.1, 0.8, 0.1), crop(), i / 30)
+    before_s = tracker.face_s
+    (track,) = tracker.update(face(), probs(0.1, 0.1, 0.8), crop(), 610.0)
+    assert (track.number, track.label) == (2, 2)
+    assert tracker.face_s == before_s
+
+
+def test_at_one_frame_in_three_seconds_a_face_is_still_followed() -> None:
+    """A slow machine is not an outage."""
+    tracker = Tracker(LABELS)
+    numbers = {tracker.update(face(), probs(0.1, 0.8, 0.1), crop(), 3.0 * i)[0].number for i in range(5)}
+    assert numbers == {1}

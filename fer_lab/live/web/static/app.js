@@ -81,25 +81,29 @@ function setLabels(labels) {
 // ---- sources ---------------------------------------------------------------------------------------------------
 
 async function startCamera() {
-  await stop();
+  const turn = await stop();
   if (!navigator.mediaDevices || !navigator.mediaDevices.getUserMedia) {
     say("This browser gives a page the camera only on localhost or over https.", true);
     return;
   }
+  let media;
   try {
-    state.media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, height: { ideal: 720 } }, audio: false });
+    media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, height: { ideal: 720 } }, audio: false });
   } catch (error) {
+    if (turn !== state.turn) return;
     const reasons = { NotAllowedError: "The camera was not permitted. Allow it in the address bar, then try again.",
       NotFoundError: "No camera was found. Plug one in, or open a file.", NotReadableError: "The camera is busy in another program." };
     say(reasons[error.name] || `The camera does not start: ${error.message}`, true);
     return;
   }
-  const track = state.media.getVideoTracks()[0];
+  if (turn !== state.turn) { for (const track of media.getTracks()) track.stop(); return; } // something else was started meanwhile
+  state.media = media;
+  const track = media.getVideoTracks()[0];
   track.addEventListener("ended", () => { say("The camera is gone. Plug it in and start again.", true); stop(true); });
   const video = $("video");
-  video.srcObject = state.media;
-  await video.play();
-  begin("camera");
+  video.srcObject = media;
+  try { await video.play(); } catch (error) { if (turn === state.turn) throw error; return; }
+  if (turn === state.turn) begin("camera");
 }
 
 async function openFile(file) {
@@ -123,9 +127,14 @@ async function openFile(file) {
 
 async function startServer() {
   await stop();
-  const image = $("still");
-  image.src = `/api/stream.mjpeg${token ? `?token=${encodeURIComponent(token)}` : ""}`;
   begin("server");
+  showStream(state.turn);
+}
+
+function showStream(turn) {
+  const image = $("still");
+  image.onerror = () => { image.onerror = null; pause(1000).then(() => { if (turn === state.turn) showStream(turn); }); };
+  image.src = `/api/stream.mjpeg?${token ? `token=${encodeURIComponent(token)}&` : ""}at=${Date.now()}`;
 }
 
 function begin(mode) {
@@ -145,8 +154,8 @@ function begin(mode) {
   if (mode === "server") follow(state.turn);
 }
 
-async function stop(keepMessage = false) {
-  state.turn += 1;
+async function stop(keepMessage = false) { // → the turn of what is started next, unless something else was meanwhile
+  const turn = state.turn += 1;
   state.mode = "idle";
   if (state.recorder) stopRecording();
   if (state.media) { for (const track of state.media.getTracks()) track.stop(); state.media = null; }
@@ -154,6 +163,7 @@ async function stop(keepMessage = false) {
   video.pause();
   video.srcObject = null;
   video.removeAttribute("src");
+  $("still").onerror = null;
   $("still").removeAttribute("src");
   $("still").classList.remove("lost");
   if (state.objectUrl) { URL.revokeObjectURL(state.objectUrl); state.objectUrl = null; }
@@ -165,6 +175,7 @@ async function stop(keepMessage = false) {
   if (!keepMessage) say("");
   drawOverlay();
   show(null);
+  return turn;
 }
 
 // ---- frames ----------------------------------------------------------------------------------------------------
