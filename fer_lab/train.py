@@ -85,6 +85,7 @@ def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.search.tracked import CONFIG, held, keep_config, work_folder
 
     tags = {"fer.seeds": ",".join(map(str, seeds)), "fer.command": _command([*words, "--seeds", args.seeds])}
+    tags |= {"fer.fingerprint": dataset.fingerprint, "fer.label_source": dataset.label_source}
     tags["mlflow.note.content"] = f"Reproduce:\n\n    {tags['fer.command']}\n"
     parent = store.start_run(dataset.name, config.name, tags=tags, params=flatten(config))
     parent.log_text(dump_yaml(config), CONFIG)
@@ -227,7 +228,8 @@ def _resume(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     path = _config_of(store, args.resume, command)
     config = load_run_config(path, overrides)
     refuse_another_run(load_run_config(path), config)  # before the run is touched; a parent's finished seeds are not checked later
-    dataset = _checked(config)
+    dataset = _checked(config, begun_on=info["tags"].get("fer.label_source"))
+    _refuse_other_data(args.resume, [info, *store.children(args.resume)], dataset)
     with _resumed(store, args.resume) as run:
         if seeds := info["tags"].get("fer.seeds"):
             words = shlex.split(command.removeprefix("python -m fer_lab.train "))
@@ -259,17 +261,35 @@ def _config_of(store: Store, run_id: str, command: str) -> Path:
     return folder / CONFIG
 
 
-def _checked(config: RunConfig) -> FaceDataset:
-    """Return the dataset after checking everything that can be wrong before a run exists."""
+def _refuse_other_data(run_id: str, infos: Sequence[Mapping[str, Any]], dataset: FaceDataset) -> None:
+    """Raise InputError when the run, or a seed of it, was begun on other faces or votes: before anything of it is touched."""
+    from fer_lab.core.errors import InputError
+
+    for info in infos:
+        begun = info["tags"].get("fer.fingerprint", dataset.fingerprint)
+        if begun != dataset.fingerprint:
+            source = info["tags"].get("fer.label_source", "another dataset")
+            raise InputError(
+                f"run {run_id} was begun on {source} ({begun[:12]}…), prepared here is {dataset.name} "
+                f"({dataset.fingerprint[:12]}…): other data are never one result. Prepare the first again, or start anew"
+            )
+
+
+def _checked(config: RunConfig, begun_on: str | None = None) -> FaceDataset:
+    """Return the dataset after checking everything that can be wrong before a run exists.
+
+    begun_on: of several prepared datasets that the configuration may mean, the one that a resumed run began on.
+    """
     from fer_lab.core.labels import protocol
-    from fer_lab.data.datasets import ready
+    from fer_lab.data.datasets import prepared, ready
     from fer_lab.data.faces import home
     from fer_lab.training.recipe import check_config
     from fer_lab.training.targets import check_faces
 
     protocol(config.data.protocol)
     check_config(config)
-    dataset = ready(config.data.dataset, home())
+    name = config.data.dataset
+    dataset = ready(begun_on if begun_on in prepared(name, home()) else name, home())
     check_faces(config, dataset)
     return dataset
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fer_lab.core.errors import FerLabError, InputError
@@ -67,8 +68,9 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print a line of progress or a remark on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line of progress or a remark on stderr; nobody who listens there is no reason to stop (a closed terminal)."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def next_command(command: str) -> None:

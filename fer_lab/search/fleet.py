@@ -19,6 +19,7 @@ POLL_S = 0.5
 STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)  # on Windows, where SIGTERM kills at once, and only there
 ABORT_S = 10.0
 """How long a worker may take to hand its job back when it is told to stop at once."""
+ABORT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)  # a second SIGTERM may be the first one, passed on by a launcher
 RESTARTS_PER_WORKER = 2
 """A worker that a signal killed (out of memory, kill -9) is started again this often."""
 
@@ -77,7 +78,7 @@ def run_fleet(command: Sequence[str], workers: int, stop: Stop, is_finished: Cal
                 if code is None:
                     continue
                 del running[index]
-                died = code < 0 or code == Conflict.exit_code  # killed, or paused past its lease
+                died = not 0 <= code <= 255 or code == Conflict.exit_code  # killed (on Windows: crashed), or paused past its lease
                 if died and stop.number is None and restarts < RESTARTS_PER_WORKER * workers and not is_finished():
                     restarts += 1
                     note(f"a worker ended with code {code}; starting another")
@@ -108,10 +109,10 @@ def _start(command: Sequence[str], index: int, workers: int, devices: Sequence[s
 
 
 def _abort(workers: Iterable[subprocess.Popen[bytes]]) -> None:
-    """End workers at once: a signal, so that they hand their jobs back, then a kill."""
+    """End workers at once: a second signal, so that they hand their jobs back, then a kill."""
     try:
         for worker in workers:
-            worker.send_signal(STOP)
+            worker.send_signal(ABORT)
         for worker in workers:
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(ABORT_S)

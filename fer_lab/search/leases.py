@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from fer_lab.core.errors import Conflict
 
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
     from sqlalchemy.engine import Connection, Engine, Row
 
+T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 Kind = Literal["parent", "trial", "confirm", "finish"]
 Status = Literal["free", "leased", "complete", "pruned", "failed"]
 ENDED: tuple[Status, ...] = ("complete", "pruned", "failed")
 MAX_DEATHS = 2
 """A job whose worker died this often is given up: one retry."""
+PATIENCE = 0.8
+"""Part of a lease for which a worker waits for a database that does not answer; then its job may be another's."""
 STALLED_S = 1800.0
 """A lease is not renewed for a training loop that made no step for this long: the process lives, the work does not."""
 
@@ -100,6 +105,37 @@ def create_tables(engine: Engine) -> None:
     metadata().create_all(engine)
 
 
+def patiently(ask: Callable[[], T], lease_s: float) -> T:
+    """Ask the study's database, again and again when it is locked or away, for PATIENCE of a lease; then its error is raised."""
+    until = time.monotonic() + PATIENCE * lease_s
+    while True:
+        try:
+            return ask()
+        except Exception as error:
+            if not is_break(error) or time.monotonic() > until:
+                raise
+            time.sleep(min(1.0, lease_s / 20))
+
+
+def is_break(error: BaseException) -> bool:
+    """Whether the study's database was locked or away for a moment, whoever asked it: we, or Optuna."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    if type(error).__name__ == "StorageInternalError" and error.__cause__ is not None:  # Optuna's, around the cause
+        error = error.__cause__
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def patient(method: Method) -> Method:
+    """A question of `Leases`, one transaction each, that is asked again through a short break."""
+
+    @wraps(method)
+    def asked(self: Leases, *given: Any, **named: Any) -> Any:
+        return patiently(lambda: method(self, *given, **named), self.lease_s)
+
+    return cast(Method, asked)
+
+
 class Leases:
     """The jobs of one study."""
 
@@ -113,6 +149,7 @@ class Leases:
 
     # -- the study's own row ------------------------------------------------------------------------------------------
 
+    @patient
     def open_study(self, spec: Mapping[str, Any], tracking: str) -> Mapping[str, Any]:
         """Insert the study's row unless it is there; returns the row: spec, parent_run_id, tracking, created, result."""
         from sqlalchemy.exc import IntegrityError
@@ -132,6 +169,7 @@ class Leases:
         assert row is not None
         return row
 
+    @patient
     def study_row(self) -> Mapping[str, Any] | None:
         """Return the study's row, or None."""
         with self._engine.begin() as connection:
@@ -140,6 +178,7 @@ class Leases:
             return None
         return {**row, "spec": json.loads(row["spec"]), "result": json.loads(row["result"]) if row["result"] else None}
 
+    @patient
     def set_study(self, **values: Any) -> None:
         """Write `parent_run_id`, `tracking` or `result` of the study."""
         if values.get("result") is not None:
@@ -149,6 +188,7 @@ class Leases:
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
+    @patient
     def reserve(self, kind: Kind, payloads: Mapping[int, Mapping[str, Any]]) -> None:
         """Make the slots that are not there yet; slots that exist keep what they hold."""
         from sqlalchemy import select
@@ -166,6 +206,7 @@ class Leases:
             if rows:
                 connection.execute(table.insert(), rows)
 
+    @patient
     def jobs(self, kind: Kind | None = None) -> list[Job]:
         """Return the study's slots by kind and number."""
         table = self._jobs
@@ -175,6 +216,7 @@ class Leases:
         with self._engine.begin() as connection:
             return [_job(row) for row in connection.execute(query)]
 
+    @patient
     def expired(self) -> list[Job]:
         """Return the leased slots whose worker has been silent past its lease."""
         with self._engine.begin() as connection:
@@ -183,6 +225,7 @@ class Leases:
             query = table.select().where(table.c.study == self.study, table.c.status == "leased", table.c.expires < now)
             return [_job(row) for row in connection.execute(query)]
 
+    @patient
     def claim(self, kind: Kind, worker: str, numbers: Iterable[int] | None = None) -> Job | None:
         """Take the first free slot of this kind, or None. The fence grows with each claim.
 
@@ -217,12 +260,14 @@ class Leases:
             claimed = connection.execute(table.select().where(*self._key(job))).one()
             return _job(claimed)
 
+    @patient
     def renew(self, job: Job, epoch: int | None = None) -> None:
         """Extend the lease. Raises LeaseLost when another worker took the job."""
         values: dict[str, Any] = {} if epoch is None else {"epoch": epoch}
         with self._engine.begin() as connection:
             self._write(connection, job, expires=_now(connection) + self.lease_s, **values)
 
+    @patient
     def note(self, job: Job, **values: Any) -> None:
         """Write `trial`, `run_id` or `payload` of a held job. Raises LeaseLost."""
         if "payload" in values:
@@ -230,16 +275,19 @@ class Leases:
         with self._engine.begin() as connection:
             self._write(connection, job, **values)
 
+    @patient
     def end(self, job: Job, status: Status, *, result: Mapping[str, Any] | None = None, reason: str | None = None) -> None:
         """Close a held job, which only the holder of the newest fence can. Raises LeaseLost."""
         with self._engine.begin() as connection:
             self._write(connection, job, status=status, expires=None, result=json.dumps(result or {}), reason=reason)
 
+    @patient
     def release(self, job: Job) -> None:
         """Give a held job back: the next claim continues it, and it does not count as a death. Raises LeaseLost."""
         with self._engine.begin() as connection:
             self._write(connection, job, status="free", expires=None)
 
+    @patient
     def bury(self, job: Job) -> Status | None:
         """Free an expired job for its retry, or fail it after MAX_DEATHS. None when somebody else did, or it was renewed."""
         from sqlalchemy import select
@@ -323,8 +371,6 @@ class Keeper:
         self._renewed = before
 
     def _keep(self) -> None:
-        from sqlalchemy.exc import OperationalError
-
         # Six tries fit into one lease, so a few locked or dropped writes in a row lose nothing.
         while not self._done.wait(self._leases.lease_s / 6):
             if time.monotonic() - self._last_step > max(STALLED_S, 10 * self._leases.lease_s):
@@ -334,8 +380,9 @@ class Keeper:
             except LeaseLost:
                 self.lost = True
                 return
-            except OperationalError:
-                continue
+            except Exception as error:
+                if not is_break(error):
+                    raise
 
 
 def _now(connection: Connection) -> float:

@@ -54,11 +54,11 @@ def _create(sweep: Sweep, store: Store, tags: dict[str, str]) -> Run:
     return run
 
 
-def pause_parent(sweep: Sweep, store: Store) -> None:
-    """Mark the study's run KILLED when its last worker was interrupted; the next start makes it RUNNING again."""
+def pause_parent(sweep: Sweep, store: Store, why: str) -> None:
+    """Mark the study's run KILLED when its last worker has gone; the next start makes it RUNNING again."""
     from fer_lab.tracking.run import Run
 
     row = sweep.leases.study_row()
     if row is None or not row["parent_run_id"] or any(job.status == "leased" for job in sweep.leases.jobs()):
         return
-    Run(store, str(row["parent_run_id"]), resumed=True).end("KILLED", "interrupted; the same command goes on")
+    Run(store, str(row["parent_run_id"]), resumed=True).end("KILLED", f"{why}; the same command goes on")

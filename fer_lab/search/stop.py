@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from fer_lab.core.errors import Interrupted
-from fer_lab.core.signals import HANG_UP, ending, leave_terminal
+from fer_lab.core.signals import HANG_UP, ONE_SIGNAL_S, Terminated, ending, leave_terminal
 
 BREAK = getattr(signal, "SIGBREAK", None)  # only on Windows: what a fleet sends its workers there
 
@@ -19,6 +19,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._since_s = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -49,7 +50,10 @@ class Stop:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
-            raise KeyboardInterrupt
+            if number in (signal.SIGTERM, HANG_UP) and time.monotonic() - self._since_s <= ONE_SIGNAL_S:
+                return
+            raise Terminated if self.number == signal.SIGTERM else KeyboardInterrupt
         if number == HANG_UP:
             leave_terminal()
+        self._since_s = time.monotonic()
         self.number = signal.SIGTERM if number in (HANG_UP, BREAK) else number

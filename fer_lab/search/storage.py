@@ -8,6 +8,7 @@ table `alembic_version`.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "FER_LAB_STORAGE"
 BUSY_TIMEOUT_S = 30
+CONNECT_S = 20.0  # a third of a lease, so that what asks again after it still holds its job
 INIT_LOCK_KEY = 0x6665725F6C6162  # "fer_lab" in ASCII: the advisory lock under which PostgreSQL tables are made
 
 
@@ -93,7 +95,8 @@ class StudyStorage:
                 # Optuna puts the URL through str.format, so braces of a password must not stand in it.
                 url = self.url.replace("{", "%7B").replace("}", "%7D")
                 try:
-                    storage = RDBStorage(url)
+                    storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+                    connect_patiently(storage.engine)
                 except RuntimeError as error:  # the tables are of another version of Optuna
                     raise InputError(f"the study storage {self.shown_url}: {' '.join(str(error).split())}") from None
             if storage.engine.dialect.name == "sqlite":
@@ -122,7 +125,7 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
     lock.parent.mkdir(parents=True, exist_ok=True)
     where = shown(url)
     try:
-        engine = create_engine(url)
+        engine = create_engine(url, pool_pre_ping=True)  # a restarted server has dropped the idle connections
     except ModuleNotFoundError as error:
         raise MissingPart(error.name or "a database driver", "lab", f"the study storage {where}") from None
     except SQLAlchemyError as error:
@@ -145,7 +148,30 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
         raise InputError(
             f"cannot open the study storage {shown(url)}: {reason}. Check {VARIABLE} and that it is writable"
         ) from None
+    connect_patiently(engine)  # from here on: one that is not there at the start is said at once
     return StudyStorage(url, engine, lock)
+
+
+def connect_patiently(engine: Engine) -> None:
+    """Let every new connection to a server wait for a short break of it, a restart say, before it is an error.
+
+    An idle connection that the break has cut is found out by the pool (`pool_pre_ping`) and made anew, here.
+    """
+    from sqlalchemy import event
+
+    if engine.dialect.name == "sqlite":  # a file waits by itself, see write_immediately
+        return
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(dialect: Any, _: object, given: Any, named: Any) -> Any:
+        until = time.monotonic() + CONNECT_S
+        while True:
+            try:
+                return dialect.connect(*given, **named)
+            except dialect.loaded_dbapi.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fer_lab.core.config import RunConfig, run_config_of
 from fer_lab.core.console import note
 from fer_lab.core.errors import FerLabError, InputError, Interrupted, Unreachable
-from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost
+from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost, is_break, patiently
 from fer_lab.search.space import finite, starting_point
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep, ask, optuna_study, study_curve, tell
@@ -57,7 +58,8 @@ def run_trial(sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callab
     with Keeper(sweep.leases, job) as keeper:
         study = optuna_study(sweep, _seed(sweep, job))
         keeper.guard()
-        trial, values = ask(sweep, study, job, starting_point(sweep.config) if job.number == 0 else None)
+        first = starting_point(sweep.config) if job.number == 0 else None
+        trial, values = patiently(lambda: ask(sweep, study, job, first), sweep.leases.lease_s)
         try:
             sweep.leases.note(job, trial=trial.number, payload={**job.payload, "values": values})
         except LeaseLost:  # nobody else knows this trial
@@ -74,9 +76,9 @@ def run_trial(sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callab
                 value = finite(metrics, sweep.config.sweep.metric)
                 if sweep.two_objectives or epoch in reported:
                     return
-                trial.report(value, epoch)
+                patiently(lambda: trial.report(value, epoch), sweep.leases.lease_s)
                 reported.add(epoch)
-                if epoch + 1 < config.train.epochs and trial.should_prune():
+                if epoch + 1 < config.train.epochs and patiently(trial.should_prune, sweep.leases.lease_s):
                     raise Pruned(f"{sweep.config.sweep.metric} {value:.4f} after epoch {epoch + 1} is behind the other trials")
 
             measured = _within_budget(sweep, config, trial)
@@ -187,7 +189,7 @@ def _close(
     def end(status: str, optuna_state: str, values: list[float] | None = None, **closing: Any) -> None:
         sweep.leases.end(job, status, **closing)  # type: ignore[arg-type]  # a plain str for the three callers below
         if study is not None and number is not None:
-            tell(study, number, optuna_state, values)
+            patiently(lambda: tell(study, number, optuna_state, values), sweep.leases.lease_s)
         shutil.rmtree(sweep.work / job.key, ignore_errors=True)
 
     def give_back() -> None:
@@ -214,7 +216,11 @@ def _close(
                 f"the disk is full ({error.filename or sweep.work}); {job.key} waits. Free space, start again"
             ) from None
         raise
-    except (FerLabError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+    except Exception as error:
+        if is_break(error):  # the job is not at fault; where it cannot be given back, its lease runs out
+            with suppress(Exception):
+                give_back()
+            raise
         reason = failure_reason(error)
         end("failed", "FAIL", reason=reason)
         note(f"{job.key} failed: {reason}")

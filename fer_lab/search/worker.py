@@ -11,17 +11,19 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core.console import note
+from fer_lab.core.errors import InputError, Interrupted
 from fer_lab.search.confirm import reserve_confirmations
 from fer_lab.search.finish import finish
-from fer_lab.search.leases import Job
+from fer_lab.search.leases import Job, is_break
 from fer_lab.search.parent import POLL_S, ensure_parent, pause_parent
 from fer_lab.search.reaper import reap, settle
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep
-from fer_lab.search.trial import Train, run_confirmation, run_trial
+from fer_lab.search.trial import Train, failure_reason, run_confirmation, run_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,11 +49,11 @@ def work(sweep: Sweep, store: Store, train_below: Callable[[str], Train], stop: 
     Raises Interrupted (the job at hand is back in the queue) and LeaseLost (another worker has it).
     """
     worker = worker_name()
-    parent = ensure_parent(sweep, store, worker, stop)
-    settle(sweep, store)
-    train = train_below(parent)
-    progress = Progress(sweep)
     try:
+        parent = ensure_parent(sweep, store, worker, stop)
+        settle(sweep, store)
+        train = train_below(parent)
+        progress = Progress(sweep)
         while (result := stored_result(sweep)) is None:
             stop.check()
             reap(sweep, store)
@@ -64,10 +66,29 @@ def work(sweep: Sweep, store: Store, train_below: Callable[[str], Train], stop: 
                 run_confirmation(sweep, job, train, stop, progress)
             else:
                 finish(sweep, store, job)
-    finally:
-        if stop.number is not None and stored_result(sweep) is None:  # a study that has its result stays FINISHED
-            pause_parent(sweep, store)
+    except BaseException as error:
+        _leave(sweep, store, error)
+        if is_break(error):
+            raise InputError(
+                f"the study's database {sweep.storage.shown_url} does not answer ({_said(error)}). What was done is kept: the same "
+                "command goes on"
+            ) from None
+        raise
     return result
+
+
+def _said(error: BaseException) -> str:
+    """What the database said, without the statement that it was asked."""
+    cause = error.__cause__ if error.__cause__ is not None and not hasattr(error, "orig") else error
+    return str(getattr(cause, "orig", cause)).strip().splitlines()[0][:200]
+
+
+def _leave(sweep: Sweep, store: Store, error: BaseException) -> None:
+    """Say on the study's run that nobody works on it, when this was the last worker; what cannot be said now is left."""
+    why = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else f"its last worker ended: {failure_reason(error)}"
+    with suppress(Exception):
+        if stored_result(sweep) is None:  # a study that has its result stays FINISHED
+            pause_parent(sweep, store, why)
 
 
 def _next_job(sweep: Sweep, worker: str) -> Job | None:

@@ -6,14 +6,16 @@ import http.client
 import os
 import re
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from fer_lab.core.errors import InputError, Unreachable
 
 SECRETS = frozenset({"password", "sslpassword"})  # keys of a URL's query that libpq takes
+INVALID_HOST = b"Invalid Host header"  # MLflow's words
 REACH_S = 3.0  # how long a server may take to say that it is there
 
 
@@ -79,7 +81,7 @@ def check_reachable(uri: str) -> None:
             with urllib.request.urlopen(request, timeout=REACH_S) as answer:
                 answer.read(64)
         except urllib.error.HTTPError as error:
-            if error.code == 403:
+            if error.code == 403 and INVALID_HOST in error.read(1024):  # any other 403 is for whoever has the right token
                 raise InputError(
                     f"{redact(uri)} refuses the host name {parts.hostname!r} (403). "
                     f"Start it with --allowed-hosts {parts.netloc.rpartition('@')[2]}"
@@ -88,12 +90,18 @@ def check_reachable(uri: str) -> None:
                 raise Unreachable(f"the tracking server {redact(uri)} answers {error.code}. Is it up?") from None
         except (OSError, ValueError, http.client.HTTPException) as error:  # the last: somebody answers who is no web server
             reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLError):
+                return  # somebody answers; whose certificates count is MLflow's to say (REQUESTS_CA_BUNDLE, MLFLOW_TRACKING_…)
             raise Unreachable(
                 f"the tracking server {redact(uri)} does not answer ({reason}). "
                 "Start it, or unset MLFLOW_TRACKING_URI for a local store"
             ) from None
         return
-    host, port = parts.hostname or "localhost", parts.port or (5432 if parts.scheme.startswith("postgresql") else 3306)
+    asked = parse_qs(parts.query)  # libpq takes host and port there too
+    host = asked.get("host", [parts.hostname or "localhost"])[0]
+    port = asked.get("port", [parts.port or (5432 if parts.scheme.startswith("postgresql") else 3306)])[0]
+    if host.startswith("/"):
+        return  # a socket of this machine
     try:
         socket.create_connection((host, port), timeout=REACH_S).close()
     except OSError as error:

@@ -80,8 +80,11 @@ def count_look(store: Store, candidates: Sequence[Candidate], dataset: FaceDatas
 def _registered_name(store: Store, candidate: Candidate) -> str | None:
     if candidate.name is not None or not candidate.shown.startswith("runs:/"):
         return candidate.name
-    name = registry.model_name(candidate.bundle.card)
-    return name if registry.versions(store, name) else None
+    usual = registry.model_name(candidate.bundle.card)
+    own = registry.names_of_run(store, candidate.run_id) if candidate.run_id else []
+    if own:
+        return usual if usual in own else own[0]
+    return usual if registry.versions(store, usual) else None
 
 
 def candidate_of(resolved: Resolved) -> Candidate:

@@ -10,6 +10,7 @@ MLflow's own loaders are never used here: they run code that stands in the artif
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from fer_lab.backends.signature import demanded
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, Unreachable, nearest
 from fer_lab.data import faces
+from fer_lab.tracking.address import store_uri
 from fer_lab.tracking.failures import is_locked_out, is_outage
 from fer_lab.tracking.pyfunc import BUNDLE_PATH, write_model_folder
 from fer_lab.tracking.store import LEDGER_EXPERIMENT, Store, open_store
@@ -134,15 +136,24 @@ def ensure_model(store: Store, name: str) -> str:
 
 def versions(store: Store, name: str) -> list[Version]:
     """All versions of a model, oldest first; none when there is no such model."""
-    with store.errors(f"list the versions of {name}"):
+    return sorted(_search(store, f"name = '{_quoted(name)}'", f"list the versions of {name}"), key=lambda v: v.version)
+
+
+def names_of_run(store: Store, run_id: str) -> list[str]:
+    """Names under which the model of a run is registered, sorted."""
+    return sorted({v.name for v in _search(store, f"run_id = '{_quoted(run_id)}'", f"list the versions of run {run_id}")})
+
+
+def _search(store: Store, query: str, purpose: str) -> list[Version]:
+    with store.errors(purpose):
         found: list[Version] = []
         token = None
         while True:
-            page = store.client.search_model_versions(f"name = '{_quoted(name)}'", max_results=1000, page_token=token)
+            page = store.client.search_model_versions(query, max_results=1000, page_token=token)
             found += [_version(item) for item in page]
             token = page.token
             if not token:
-                return sorted(found, key=lambda v: v.version)
+                return found
 
 
 def aliases(store: Store, name: str) -> dict[str, int]:
@@ -209,7 +220,7 @@ def resolve(ref: str, store: Store | None = None, cache: Path | None = None) -> 
     """Turn a model's name into a verified bundle on this disk.
 
     `ref` is models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID or a path; a path touches no store and imports no
-    mlflow. When the registry does not answer, the bundle that the same reference named last time is used, and that is
+    mlflow. When the registry does not answer, the bundle that the same reference named in it last time is used, and that is
     said. Raises NotFound saying which of name, alias, version, run is missing, IntegrityError when what was
     downloaded is not what was registered.
     """
@@ -218,15 +229,17 @@ def resolve(ref: str, store: Store | None = None, cache: Path | None = None) -> 
         bundle = open_trusted(ref)
         return Resolved(ref, bundle, run_id=bundle.card.run_id)
     cache = cache or (store.home if store else faces.home()) / ".cache" / "models"
+    uri = store.uri if store else store_uri(faces.home())
     try:
         store = store or open_store()
         if ref.startswith("runs:/"):
-            return _resolve_run(store, ref, cache)
-        name, version = _parse(ref, store)
-        resolved = _resolve_version(store, name, version, cache)
+            resolved = _resolve_run(store, ref, cache)
+        else:
+            name, version = _parse(ref, store)
+            resolved = _resolve_version(store, name, version, cache)
     except Unreachable as error:
-        return _resolve_offline(ref, cache, error)
-    _remember(cache, ref, resolved)
+        return _resolve_offline(ref, uri, cache, error)
+    _remember(cache, ref, uri, resolved)
     return resolved
 
 
@@ -294,13 +307,14 @@ def _resolve_run(store: Store, ref: str, cache: Path) -> Resolved:
     return Resolved(f"runs:/{run_id}", bundle or open_trusted(folder), run_id=run_id)
 
 
-def _resolve_offline(ref: str, cache: Path, error: Unreachable) -> Resolved:
-    known = _last_resolved(cache).get(ref)
+def _resolve_offline(ref: str, uri: str, cache: Path, error: Unreachable) -> Resolved:
+    known = _last_resolved(cache).get(_key(ref, uri))
     bundle = _cached(cache / known["folder"], known["digest"], known.get("signed_by")) if known else None
     if known is None or bundle is None:
         raise error
-    note(f"note: {error} — using the copy of {ref} fetched earlier (version {known['version']})")
-    return Resolved(f"models:/{known['name']}/{known['version']}", bundle, known["name"], known["version"], known["run_id"])
+    which = f" (version {known['version']})" if known["version"] is not None else ""
+    note(f"note: {error} — using the copy of {ref} fetched earlier{which}")
+    return Resolved(known["shown"], bundle, known["name"], known["version"], known["run_id"])
 
 
 def _cached(folder: Path, digest: str, signer: str | None) -> Bundle | None:
@@ -349,17 +363,23 @@ def _rename(fetched: Path, folder: Path) -> None:
             raise
 
 
-def _remember(cache: Path, ref: str, resolved: Resolved) -> None:
+def _key(ref: str, uri: str) -> str:
+    """A name is one store's: the same name may mean another model in the team's."""
+    return f"{hashlib.sha256(uri.encode()).hexdigest()[:12]} {ref}"
+
+
+def _remember(cache: Path, ref: str, uri: str, resolved: Resolved) -> None:
     entry = {
-        "name": resolved.name, "version": resolved.version, "run_id": resolved.run_id, "digest": resolved.bundle.digest,
-        "folder": resolved.bundle.folder.relative_to(cache).as_posix(), "signed_by": resolved.bundle.signed_by,
+        "shown": resolved.ref_shown, "name": resolved.name, "version": resolved.version, "run_id": resolved.run_id,
+        "digest": resolved.bundle.digest, "folder": resolved.bundle.folder.relative_to(cache).as_posix(),
+        "signed_by": resolved.bundle.signed_by,
     }  # fmt: skip
     known = _last_resolved(cache)
-    if known.get(ref) == entry:
+    if known.get(_key(ref, uri)) == entry:
         return
     path = cache / "resolved.json"
     temporary = path.with_name(f".resolved.{os.getpid()}")
-    temporary.write_text(json.dumps(known | {ref: entry}, indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps(known | {_key(ref, uri): entry}, indent=1), encoding="utf-8")
     temporary.replace(path)
 
 

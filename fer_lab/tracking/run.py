@@ -26,6 +26,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 RETRY_S = 30.0  # during an outage the server is tried again this often, by a thread: training does not wait for it
 PARAMS_PER_BATCH = 100  # MLflow's limits per request
 METRICS_PER_BATCH = 1000
+END_REASON = "end_reason"  # the tag that says why a run did not end well
 PARAM_LENGTH = 6000
 DIGEST_LENGTH = 36  # of a dataset, in MLflow's record
 
@@ -89,7 +90,7 @@ class Run:
     def end(self, status: Status = "FINISHED", reason: str | None = None) -> None:
         """End the run; `reason` says why it failed or was stopped."""
         if reason:
-            self.set_tags({"end_reason": reason})
+            self.set_tags({END_REASON: reason})
         self._do({"op": "end", "status": status, "time": int(time.time() * 1000)})
         if self._spool.pending:  # the last chance to send what waits
             why = self._try(self._send_waiting)

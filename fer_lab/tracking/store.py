@@ -28,7 +28,7 @@ from fer_lab.tracking.address import check_reachable, redact, sqlite_path, store
 from fer_lab.tracking.database import initialise
 from fer_lab.tracking.failures import LIBRARIES, is_outage, library_of, said
 from fer_lab.tracking.importing import importing
-from fer_lab.tracking.run import Applier, Run, forgiving
+from fer_lab.tracking.run import END_REASON, Applier, Run, forgiving
 from fer_lab.tracking.spool import waiting
 
 LEDGER_EXPERIMENT = "fer-ledger"
@@ -158,9 +158,11 @@ class Store:
 
     def resume_run(self, run_id: str) -> Run:
         """Continue a run: it is RUNNING again, and steps that it holds already are not logged twice."""
-        self.run_info(run_id)
+        info = self.run_info(run_id)
         with self.errors(f"resume run {run_id}"):
             self.client.update_run(run_id, status="RUNNING")
+            if END_REASON in info["tags"]:  # of its end before
+                self.client.delete_tag(run_id, END_REASON)
         return Run(self, run_id, resumed=True)
 
     def run_info(self, run_id: str) -> dict[str, Any]:

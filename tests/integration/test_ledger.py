@@ -169,8 +169,13 @@ def test_every_registered_name_that_looks_is_counted(store: Store, tmp_path: Pat
     unknown = open_bundle(tiny_bundle(tmp_path / "unknown", label_source="elsewhere"))
     run, path = Candidate("runs:/0123", small, run_id="0123"), Candidate("folder", small, run_id="0123")
     nameless = Candidate("runs:/4567", unknown, run_id="4567")
+    own_run = store.start_run("s", "r")
+    registry.register(store, unknown.folder, run_id=own_run.id, name="mine")
+    under_its_own = Candidate(f"runs:/{own_run.id}", unknown, run_id=own_run.id)
     assert count_look(store, [path, nameless], faces, "c0") is None
     assert count_look(store, [run, path, nameless], faces, "c1") == 1
+    assert count_look(store, [under_its_own], faces, "c0") == 1
+    assert Ledger(store, "mine").looks() == 1
     assert count_look(store, [Candidate("models:/x/1", small, NAME, 1), Candidate("models:/x/2", large, NAME, 2)], faces, "c2") == 2
     ledger = Ledger(store, NAME)
     assert (ledger.looks("small"), ledger.looks("large")) == (2, 1)

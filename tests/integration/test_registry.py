@@ -17,7 +17,7 @@ from fer_lab.backends.bundle import write_manifest
 from fer_lab.core.errors import FerLabError, InputError, IntegrityError, NotFound, Unreachable
 from fer_lab.tracking import registry
 from fer_lab.tracking.registry import aliases, model_name, register, resolve, set_alias, versions
-from fer_lab.tracking.store import open_store
+from fer_lab.tracking.store import Store, open_store
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
 NAME = "fer-synthetic-8"
@@ -178,7 +178,11 @@ def test_the_last_bundle_serves_when_the_registry_is_away(
     register(store, bundle, run_id=None)
     set_alias(store, NAME, "champion", 1)
     resolve(f"models:/{NAME}@champion", store)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+    def away() -> Store:
+        raise Unreachable("it does not answer")
+
+    monkeypatch.setattr(registry, "open_store", away)
     offline = resolve(f"models:/{NAME}@champion")
     assert (offline.version, offline.bundle.card.name) == (1, "tiny")
     assert "using the copy of models:/fer-synthetic-8@champion fetched earlier (version 1)" in capsys.readouterr().err
@@ -193,6 +197,29 @@ def test_the_last_bundle_serves_when_the_registry_is_away(
     (offline.bundle.folder / "weights.safetensors").write_bytes(b"x")
     with pytest.raises(Unreachable):
         resolve(f"models:/{NAME}@champion")
+
+
+def test_another_stores_model_of_that_name_is_not_taken_for_this_ones(
+    store, bundle: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    """Local champion yesterday, the team's server today, and it is down; a run that was fetched from there serves, too."""
+    register(store, bundle, run_id=None)
+    set_alias(store, NAME, "champion", 1)
+    resolve(f"models:/{NAME}@champion", store)
+    run = store.start_run("s", "r")
+    store.log_bundle(run, bundle)
+    assert resolve(f"runs:/{run.id}", store).run_id == run.id
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        for ref in (f"models:/{NAME}@champion", f"runs:/{run.id}"):
+            with pytest.raises(Unreachable):
+                resolve(ref)
+
+    def away() -> Store:
+        raise Unreachable("it does not answer")
+
+    monkeypatch.setattr(registry, "open_store", away)
+    assert resolve(f"runs:/{run.id}").ref_shown == f"runs:/{run.id}"
 
 
 def test_a_damaged_bundle_is_not_registered(store, bundle: Path) -> None:  # type: ignore[no-untyped-def]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,30 @@ def test_several_seeds_resume_where_they_stopped(lab: Path, capsys: pytest.Captu
     assert code == 0, err
     assert result["run_id"] == parent
     assert len(set(result["runs"])) == 2
+
+
+@pytest.mark.parametrize("seeds", [(), ("--seeds", "0,1")], ids=["one", "seeds"])
+def test_a_run_does_not_go_on_on_other_data(lab: Path, capsys: pytest.CaptureFixture[str], seeds: tuple[str, ...]) -> None:
+    """Redrawn meanwhile: refused before anything of the run is touched; drawn as before, it goes on."""
+    from fer_lab.data import datasets
+    from fer_lab.tracking.store import open_store
+
+    before = datasets.resolve("synthetic", lab)
+    code, err = run_until(signal.SIGTERM, 0, 2, *SMALL, "train.epochs=1", *seeds)
+    assert code == 143
+    run_id = err.strip().split()[-1]
+    store = open_store()
+    tags = store.run_info(run_id)["tags"]
+    assert tags["fer.fingerprint"] == before.fingerprint
+    replace(before, votes=before.votes[::-1].copy()).save(lab / "data" / "synthetic")
+    code, _, err = run(capsys, "--resume", run_id)
+    assert code == 2
+    assert "was begun on synthetic" in err
+    assert "other data are never one result" in err
+    assert (store.run_info(run_id)["status"], store.run_info(run_id)["tags"]) == ("KILLED", tags)
+    before.save(lab / "data" / "synthetic")
+    code, _, err = run(capsys, "--resume", run_id)
+    assert code == 0, err
 
 
 def test_a_refused_change_leaves_the_run_as_it_was(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

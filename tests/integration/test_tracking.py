@@ -6,8 +6,10 @@ import json
 import os
 import socket
 import sqlite3
+import ssl
 import threading
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from mlflow.utils.rest_utils import augmented_raise_for_status, verify_rest_resp
 from tracking_store import closed_door, free_port, fresh_store, tiny_bundle, together
 
 from fer_lab.core.errors import InputError, NotFound, Unreachable
-from fer_lab.tracking.address import store_uri
+from fer_lab.tracking.address import check_reachable, store_uri
 from fer_lab.tracking.run import Run
 from fer_lab.tracking.spool import Spool, waiting
 from fer_lab.tracking.store import Store, newest_study, open_store
@@ -84,6 +86,9 @@ def test_a_run_holds_what_was_logged(store) -> None:  # type: ignore[no-untyped-
     info = store.run_info(trial.id)
     assert (info["status"], info["parent"], info["tags"]["fence"]) == ("KILLED", study.id, "3")
     assert info["tags"]["end_reason"] == "pruned at epoch 1"
+    store.resume_run(trial.id).end("FINISHED")
+    assert "end_reason" not in store.run_info(trial.id)["tags"]  # of an end that was not the last
+    store.resume_run(trial.id).end("KILLED", reason="pruned at epoch 1")
     assert (len(info["params"]), len(info["params"]["long"])) == (231, 6000)
     assert info["metrics"]["val/accuracy"] == 0.75
     assert history(store, trial.id, "val/accuracy") == [(0, 0.5), (1, 0.75)]
@@ -298,6 +303,60 @@ def test_a_server_that_is_away_is_an_error_within_seconds(kind: str, home: Path,
     assert "s3cret" not in str(caught.value)
     assert "ann:***@" in str(caught.value)
     assert not (home / "mlruns" / "mlflow.db").exists()
+
+
+def test_whose_certificate_counts_is_left_to_mlflow(tmp_path: Path) -> None:
+    """A server with the certificate of a company's own authority answers: that is all the look asks."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+    certificate = made.sign(key, hashes.SHA256())
+    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    pem = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(encoding)
+    (tmp_path / "server.pem").write_bytes(pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def shake_hands() -> None:
+            caller, _ = listener.accept()
+            with suppress(OSError):
+                context.wrap_socket(caller, server_side=True)
+
+        threading.Thread(target=shake_hands, daemon=True).start()
+        check_reachable(f"https://localhost:{listener.getsockname()[1]}")
+
+
+def test_a_database_is_looked_for_where_its_url_says() -> None:
+    """libpq takes host and port in the query too; a socket's folder is no host."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        check_reachable(f"postgresql+psycopg://ann@/mlflow?host=127.0.0.1&port={listener.getsockname()[1]}")
+    check_reachable("postgresql+psycopg:///mlflow?host=/var/run/postgresql")
+    with pytest.raises(Unreachable):
+        check_reachable(f"postgresql+psycopg:///mlflow?host=127.0.0.1&port={free_port()}")
+
+
+@pytest.mark.parametrize(("body", "refused"), [(b"Invalid Host header - possible DNS rebinding", True), (b"log in first", False)])
+def test_only_mlflow_itself_refuses_a_host_name(body: bytes, refused: bool) -> None:
+    """A gateway's 403 is for whoever has no token, and MLflow sends one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            caller, _ = listener.accept()
+            with caller:
+                caller.recv(4096)
+                caller.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(InputError, match="allowed-hosts") if refused else nullcontext():
+            check_reachable(f"http://127.0.0.1:{listener.getsockname()[1]}")
 
 
 def test_somebody_else_at_the_servers_port_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_lab.core.signals import ONE_SIGNAL_S, Terminated
 from fer_lab.search.stop import Stop
 
 WORKER = """
@@ -83,5 +84,31 @@ def test_a_closed_terminal_is_told_to_stop_unless_nohup_asked_to_go_on() -> None
         with Stop() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.number is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no launcher that passes SIGTERM on")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_that_a_launcher_passes_on_is_one_signal(name: str) -> None:
+    """`uv run` and its process group: the second one comes at once. Later, or as Ctrl-C, it aborts."""
+    number = getattr(signal, name)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with Stop() as stop:
+            for _ in range(3):
+                os.kill(os.getpid(), number)
+            assert stop.number == signal.SIGTERM
+            with pytest.raises(Terminated):
+                os.kill(os.getpid(), signal.SIGINT)
+        with Stop() as stop:
+            os.kill(os.getpid(), number)
+            stop._since_s -= ONE_SIGNAL_S + 1
+            with pytest.raises(Terminated):
+                os.kill(os.getpid(), number)
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGHUP, before)

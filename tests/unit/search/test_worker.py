@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import optuna
 import pytest
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
 from fer_lab.backends.bundle import Card, write_manifest
 from fer_lab.core.config import Dimension, RunConfig, SweepConfig, with_values
-from fer_lab.core.errors import Conflict, Interrupted, Unreachable
+from fer_lab.core.errors import Conflict, InputError, Interrupted, Unreachable
 from fer_lab.core.labels import protocol
 from fer_lab.data.faces import FaceDataset
 from fer_lab.search.confirm import confirmed, pareto
@@ -190,6 +193,84 @@ def test_a_failing_trial_fails_alone_and_a_study_without_one_complete_registers_
     assert (nothing["registered"], nothing["best"], nothing["trials"]["failed"]) == (None, None, 2)
     assert store.run_info(nothing["parent_run_id"])["status"] == "FAILED"
     assert _states(hopeless) == {"FAIL": 2}
+
+
+def test_any_error_of_a_trial_is_its_own(home: Path, drawn: FaceDataset, storage: StudyStorage) -> None:
+    """One of ours, say: a worker that ended at it would hand it to the next, and so on."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "own", "sweep.trials": 2, "sweep.confirm.seeds": 1, "sweep.confirm.top": 1})
+
+    def slip(key: str, epoch: int) -> None:
+        if key == "trial-001":
+            raise KeyError("oops")
+
+    result = work(sweep, store, lambda parent: Formula(sweep, store, parent, slip), Stop())
+    assert result["trials"] == {"complete": 1, "pruned": 0, "failed": 1}
+    assert sweep.leases.jobs("trial")[1].reason == "KeyError: 'oops'"
+
+
+def test_a_short_break_of_the_database_costs_nothing(
+    home: Path, drawn: FaceDataset, storage: StudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third question fails; no trial counts a death, and none is given back."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "break", "sweep.trials": 2, "sweep.confirm.seeds": 1, "sweep.confirm.top": 1})
+    optuna_study(sweep, 0)  # made before the break
+    broken: Counter[str] = Counter()
+    connect = Engine.connect
+
+    def flaky(engine: Engine) -> Any:
+        if engine is storage.engine:  # not Optuna's, which has patience where it is asked, nor MLflow's
+            broken["asked"] += 1
+            if broken["asked"] % 3 == 2:
+                broken["refused"] += 1
+                raise OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
+        return connect(engine)
+
+    monkeypatch.setattr(Engine, "connect", flaky)
+    trainers: list[Formula] = []
+
+    def below(parent: str) -> Formula:
+        trainers.append(Formula(sweep, store, parent))
+        return trainers[-1]
+
+    result = work(sweep, store, below, Stop())
+    assert result["trials"]["complete"] + result["trials"]["pruned"] == 2
+    assert broken["refused"] > 20
+    monkeypatch.undo()
+    assert {job.deaths for job in sweep.leases.jobs()} == {0}
+    assert len(trainers[0].started) == 3
+
+
+def test_a_database_that_stays_away_ends_the_worker_in_one_sentence(
+    home: Path, drawn: FaceDataset, storage: StudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a password, with exit code 2; the same command completes the study."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "away", "sweep.trials": 1, "sweep.confirm.seeds": 1, "sweep.lease_s": 3})
+
+    connect = Engine.connect
+
+    def away(engine: Engine) -> Any:
+        if engine.url == storage.engine.url and time.monotonic() - refused.setdefault("since", time.monotonic()) < 3.5:
+            raise OperationalError("SELECT secret", {}, Exception("the database system is shutting down"))
+        return connect(engine)
+
+    refused: dict[str, float] = {}
+
+    def cut_off(key: str, epoch: int) -> None:
+        monkeypatch.setattr(Engine, "connect", away)
+
+    with pytest.raises(InputError, match=r"the study's database .* does not answer \(the database system is shutting down\)"):
+        work(sweep, store, lambda parent: Formula(sweep, store, parent, cut_off), Stop())
+    monkeypatch.undo()
+    [job] = sweep.leases.jobs("trial")
+    assert (job.status, job.deaths) == ("free", 0)
+    parent = str(sweep.leases.study_row()["parent_run_id"])  # type: ignore[index]  # the study is there
+    assert store.run_info(parent)["status"] == "KILLED"
+    assert "its last worker ended" in store.run_info(parent)["tags"]["end_reason"]
+    assert work(sweep, store, lambda parent: Formula(sweep, store, parent), Stop())["registered"] is not None
+    assert "end_reason" not in store.run_info(parent)["tags"]
 
 
 def test_values_that_the_schema_refuses_fail_their_trial_and_not_the_worker(
