@@ -78,8 +78,10 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
             raise InputError(f"--storage would show its password to every user of this machine; put the URL into {VARIABLE}")
         os.environ[VARIABLE] = args.storage
     dataset = _dataset(config, root)
-    teachers = _pinned_teachers(config, root)
-    if teachers != config.train.teachers:
+    if config.train.teachers:
+        from fer_lab.search.tracked import pinned_teachers
+
+        teachers = pinned_teachers(config)
         overrides = [*overrides, f"train.teachers={json.dumps(teachers)}"]
         config = with_values(config, {"train.teachers": teachers})
 
@@ -212,18 +214,6 @@ def _check_trials(config: SweepConfig, dataset: FaceDataset) -> None:
         by_data[run.data] = run
     for run in by_data.values():
         check_faces(run, dataset)
-
-
-def _pinned_teachers(config: SweepConfig, root: Path) -> tuple[str, ...]:
-    """The teachers, aliases among them by version: an alias may move while the study runs, also to the study's own winner."""
-    if not any("@" in ref for ref in config.train.teachers if ref.startswith("models:/")):
-        return config.train.teachers
-    from fer_lab.search.tracked import resolve_teachers
-    from fer_lab.tracking.store import open_store
-
-    teachers = tuple(one.ref_shown for one in resolve_teachers(config, open_store(root)))
-    console.note(f"teachers of this study: {', '.join(teachers)}; name them so to go on with it once an alias has moved")
-    return teachers
 
 
 def _fleet(

@@ -81,8 +81,10 @@ def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     words += [text for text in overrides if not (seeds and text.startswith("seed="))]
     if seeds is None:
         return _one(config, dataset, store, stop, command=_command(words))
-    from fer_lab.core.config import dump_yaml, flatten
-    from fer_lab.search.tracked import CONFIG, held, keep_config, work_folder
+    from fer_lab.core.config import dump_yaml, flatten, with_values
+    from fer_lab.search.tracked import CONFIG, held, keep_config, pinned_teachers, work_folder
+
+    config = with_values(config, {"train.teachers": pinned_teachers(config)})
 
     tags = {"fer.seeds": ",".join(map(str, seeds)), "fer.command": _command([*words, "--seeds", args.seeds])}
     tags |= {"fer.fingerprint": dataset.fingerprint, "fer.label_source": dataset.label_source}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.core import lock
-from fer_lab.core.config import RunConfig, dump_yaml, flatten
+from fer_lab.core.config import RunConfig, SweepConfig, dump_yaml, flatten
 from fer_lab.core.console import note
 from fer_lab.core.errors import FerLabError, InputError, Interrupted, heed
 from fer_lab.search.leases import LeaseLost
@@ -198,7 +198,7 @@ def teacher_probs(
     return mean
 
 
-def resolve_teachers(config: RunConfig, store: Store | None) -> list[Resolved]:
+def resolve_teachers(config: RunConfig | SweepConfig, store: Store | None) -> list[Resolved]:
     """Return the models of `train.teachers`. Raises NotFound for an unknown one, InputError for one that lacks a label."""
     from fer_lab.core.labels import protocol
     from fer_lab.tracking.registry import resolve
@@ -208,6 +208,15 @@ def resolve_teachers(config: RunConfig, store: Store | None) -> list[Resolved]:
     for ref, teacher in zip(config.train.teachers, teachers, strict=True):
         if not set(labels) <= set(teacher.bundle.card.labels):
             raise InputError(f"teacher {ref} predicts {', '.join(teacher.bundle.card.labels)}; this run needs {', '.join(labels)}")
+    return teachers
+
+
+def pinned_teachers(config: RunConfig | SweepConfig) -> tuple[str, ...]:
+    """The teachers, aliases among them by version: an alias may move while several runs go on, also to one of them."""
+    if not any("@" in ref for ref in config.train.teachers if ref.startswith("models:/")):
+        return config.train.teachers
+    teachers = tuple(one.ref_shown for one in resolve_teachers(config, None))
+    note(f"teachers: {', '.join(teachers)}; name them so to go on with this once an alias has moved")
     return teachers
 
 

@@ -139,7 +139,7 @@ def test_a_study_keeps_its_teachers_when_an_alias_moves(
     monkeypatch.setattr(sweep, "_run", lambda args, path, overrides, config, *rest: given.append((overrides, config)) or {})
     command = [str(ROOT / "experiments/quickstart.yaml"), "train.teachers=[models:/mentor@champion]"]
     assert sweep.main(command) == 0
-    assert "teachers of this study: models:/mentor/1" in capsys.readouterr().err
+    assert "teachers: models:/mentor/1" in capsys.readouterr().err
     ((overrides, config),) = given
     champion("onnx")
     assert config.train.teachers == ("models:/mentor/1",)
