@@ -45,7 +45,11 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fer_lab.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = text.add_argument
-    add("model", nargs="?", help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, or a bundle folder")
+    add(
+        "model",
+        nargs="?",
+        help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a bundle folder, or a foreign model with its card",
+    )
     add(
         "--source", help="camera number or device, video file, image, folder of images, stream URL, or `sample` (default: camera 0)"
     )
@@ -322,12 +326,12 @@ def _summary(outputs: Outputs | Page, signals: _Signals) -> Mapping[str, Any]:
     if record["expressions"]:
         console.say("expressions: " + " · ".join(f"{label} {share:.0%}" for label, share in record["expressions"].items()))
     console.next_command("python -m fer_lab.promote --history")
-    if not record["frames"] and record["bad_frames"]:
-        raise FerLabError(f"none of the {record['bad_frames']} pictures of {record['source']} could be read", result=record)
     if signals.received is not None:
         interrupted = Interrupted(signals.received, "the demo was interrupted; its files are complete")
         interrupted.result = record
         raise interrupted
+    if not record["frames"] and record["bad_frames"]:
+        raise FerLabError(f"none of the {record['bad_frames']} pictures of {record['source']} could be read", result=record)
     return record
 
 

@@ -31,6 +31,7 @@ from fer_lab.core.signals import HANG_UP, ending, leave_terminal
 if TYPE_CHECKING:
     from fer_lab.tracking.store import Store
 
+OPENS_S = 5.0  # until the browser has the address, where nothing else keeps this process alive
 START_S = 180.0  # a slow machine needs half a minute to import the server
 
 
@@ -53,7 +54,7 @@ def body(args: argparse.Namespace) -> dict[str, Any]:
     base = store.shown_uri if remote else f"http://127.0.0.1:{_port(args.port)}"
     url = base + _newest_study(store)
     if remote:
-        _show(url, export_line(store), args.no_browser)
+        _show(url, export_line(store), args.no_browser, wait_s=OPENS_S)
         return {"url": url, "store": store.shown_uri}
     server = _start(store, base)
     try:
@@ -75,11 +76,11 @@ def _newest_study(store: Store) -> str:
     return f"/#/experiments/{found}/runs?workflowType=machine_learning" if found else "/"
 
 
-def _show(url: str, line: str, no_browser: bool) -> None:
+def _show(url: str, line: str, no_browser: bool, wait_s: float = 0.0) -> None:
     console.say(f"MLflow UI: {url}")
     console.say(f"for MLflow's own commands: export {line}")
     if not no_browser:
-        open_page(url)
+        open_page(url, wait_s=wait_s)
 
 
 def _port(wanted: int | None) -> int:

@@ -29,7 +29,10 @@ def _parity(comparison: Comparison, row: Row, params: ParityParams) -> GateVerdi
     if name == "torch":
         return GateVerdict("parity", True, "torch is what the others are held against", required)
     record: dict[str, Any] = dict(row.parity or {})
-    if not record or record.get("device", "CPU") != (device.upper() or "CPU"):
+    if device and device.upper() != record.get("device", "CPU"):
+        said = f"{row.runtime} was never verified: export verifies on the CPU alone"
+        return GateVerdict("parity", False, said, required)
+    if not record:
         return GateVerdict("parity", False, f"{row.runtime} was never verified (no entry in parity.json)", required)
     if record.get("state") != "verified":
         reason = record.get("reason") or "nobody says why"

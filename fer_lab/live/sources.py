@@ -27,6 +27,8 @@ URL = re.compile(r"^(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
 LARGEST_VIDEO_SIDE = 8192
 LONGEST_STEP_S = 60.0  # between two frames of a file; beyond, its clock is not believed
 SILENT_AFTER_S = 2.0  # without a frame for this long, a camera counts as lost
+OPENING_S = 30.0  # some drivers need so long to open a device that is there
+LONGEST_PATIENCE_S = 300.0  # with a driver that hangs again and again: each leaves a thread behind
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 5.0)
 
 
@@ -250,6 +252,8 @@ class LiveSource:
         self.bad_frames = 0
         self._opener = opener
         self._silent_after_s = silent_after_s
+        self._patience_s = 3 * silent_after_s  # with a driver that does not answer; doubled each time
+        self._opening = False
         self._fresh = threading.Condition()
         self._newest: tuple[Image, float] | None = None
         self._last_s = self._alive_s = self._start_s = time.perf_counter()  # of a frame; of a driver that answered
@@ -259,6 +263,7 @@ class LiveSource:
 
     def _begin(self, capture: Capture | None) -> None:
         self._generation += 1
+        self._opening = False
         self._alive_s = time.perf_counter()
         thread = threading.Thread(target=self._capture_loop, args=(capture, self._generation), name="capture", daemon=True)
         thread.start()
@@ -274,8 +279,10 @@ class LiveSource:
                 self.status = f"{self.name}: no signal, trying again (attempt {attempt})"
                 if self._wait(pause_s, generation):
                     return
+                self._opening = True
                 with suppress(OSError):
                     capture = self._opener()
+                self._opening = False
                 continue
             born_s = time.perf_counter()
             try:
@@ -289,6 +296,7 @@ class LiveSource:
                 with self._fresh:
                     self._newest = (image, born_s)
                     self._last_s = time.perf_counter()
+                    self._patience_s = 3 * self._silent_after_s
                     self.status = ""
                     self._fresh.notify_all()
                 continue
@@ -325,8 +333,9 @@ class LiveSource:
         now_s = time.perf_counter()
         if now_s - self._last_s > self._silent_after_s and not self.status:
             self.status = f"{self.name}: no signal for {now_s - self._last_s:.0f} s"
-        if now_s - self._alive_s > 3 * self._silent_after_s:
-            self._begin(None)  # the driver hangs, in opening or in reading: leave that thread, open anew
+        if now_s - self._alive_s > (max(self._patience_s, OPENING_S) if self._opening else self._patience_s):
+            self._patience_s = min(2 * self._patience_s, LONGEST_PATIENCE_S)
+            self._begin(None)  # the driver hangs: leave that thread, open anew
         return None
 
     def close(self) -> None:

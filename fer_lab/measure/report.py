@@ -34,6 +34,11 @@ class Advice:
     reasons: tuple[str, ...]
     undecided: tuple[str, ...]
 
+    @property
+    def sound(self) -> bool:
+        """Whether the row can be recommended at all: its answers do not depend on the batch."""
+        return self.row.batch_invariant is not False
+
 
 def write(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> Path:
     """Write `folder/report.html`; without a dataset no picture of a face is in it. Returns its path."""
@@ -91,6 +96,8 @@ def _unverified(row: Row) -> str | None:
     state = (row.parity or {}).get("state")
     if state == "verified":
         return None
+    if ":" in row.runtime and not state:
+        return "export verifies on the CPU alone"
     return f"{state}: {(row.parity or {}).get('reason', 'nobody says why')}" if state else "export it with that runtime"
 
 
@@ -139,9 +146,10 @@ def _reasons(c: Comparison, row: Row, said: Verdict | None, tied: int, rule: str
     if losses:
         reasons.append("Confirmed losses: " + "; ".join(f"{_aspect(v.aspect)} {v.reason}" for v in losses) + ".")
     if row.dominated_by is None and row.on_front and len(c.rows) > 1:
-        axes = "accuracy, latency and size" if quiet and row.p50_ms is not None else "accuracy and size"
-        if row.p50_ms is None or quiet:
-            reasons.append(f"It lies on the Pareto front of {axes}.")
+        if quiet and all(other.p50_ms is not None for other in c.rows):
+            reasons.append("It lies on the Pareto front of accuracy, latency and size.")
+        elif all(other.p50_ms is None for other in c.rows):
+            reasons.append("It lies on the Pareto front of accuracy and size.")
     return reasons
 
 

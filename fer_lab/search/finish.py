@@ -47,6 +47,8 @@ def finish(sweep: Sweep, store: Store, job: Job) -> None:
         _publish(sweep, parent, trials, found, result)
         keeper.check()
         status, reason = ("FINISHED", None) if kept else ("FAILED", _why_nothing(trials, confirmations))
+        if kept:
+            store.forget_end(parent.id)
         parent.end(status, reason)  # type: ignore[arg-type]  # one of the two literals above
         sweep.leases.set_study(result=result)
         sweep.leases.end(job, "complete", result=result)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from fer_lab.core.console import note
 from fer_lab.core.errors import Conflict
 
 if TYPE_CHECKING:
@@ -105,25 +107,44 @@ def create_tables(engine: Engine) -> None:
     metadata().create_all(engine)
 
 
-def patiently(ask: Callable[[], T], lease_s: float) -> T:
-    """Ask the study's database, again and again when it is locked or away, for PATIENCE of a lease; then its error is raised."""
-    until = time.monotonic() + PATIENCE * lease_s
+def patiently(ask: Callable[[], T], leases: Leases) -> T:
+    """Ask the study's database, again and again while it is locked or away, for PATIENCE of a lease; then its error is raised.
+
+    At once when somebody wants to stop (`Leases.hurried`).
+    """
+    until = time.monotonic() + PATIENCE * leases.lease_s
+    waits = False
     while True:
         try:
             return ask()
         except Exception as error:
-            if not is_break(error) or time.monotonic() > until:
+            if not is_break(error) or time.monotonic() > until or leases.hurried():
                 raise
-            time.sleep(min(1.0, lease_s / 20))
+            if not waits:
+                note("note: the study's database does not answer; waiting for it")
+                waits = True
+            time.sleep(min(1.0, leases.lease_s / 20))
 
 
-def is_break(error: BaseException) -> bool:
-    """Whether the study's database was locked or away for a moment, whoever asked it: we, or Optuna."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
+def of_database(error: BaseException) -> BaseException | None:
+    """The study's database's own error in an error of ours or of Optuna, None when it is something else."""
+    from sqlalchemy.exc import SQLAlchemyError
 
     if type(error).__name__ == "StorageInternalError" and error.__cause__ is not None:  # Optuna's, around the cause
         error = error.__cause__
-    return isinstance(error, OperationalError | InterfaceError)
+    return error if isinstance(error, SQLAlchemyError) else None
+
+
+def is_break(error: BaseException) -> bool:
+    """Whether the database was locked or away for a moment; a full disk or a missing table is no such break."""
+    import sqlite3
+
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    cause = of_database(error)
+    if not isinstance(cause, OperationalError | InterfaceError):
+        return False
+    return not isinstance(cause.orig, sqlite3.Error) or "locked" in str(cause.orig) or "busy" in str(cause.orig)
 
 
 def patient(method: Method) -> Method:
@@ -131,7 +152,7 @@ def patient(method: Method) -> Method:
 
     @wraps(method)
     def asked(self: Leases, *given: Any, **named: Any) -> Any:
-        return patiently(lambda: method(self, *given, **named), self.lease_s)
+        return patiently(lambda: method(self, *given, **named), self)
 
     return cast(Method, asked)
 
@@ -143,6 +164,7 @@ class Leases:
         self._engine = engine
         self.study = study
         self.lease_s = lease_s
+        self.hurried: Callable[[], bool] = lambda: False  # whether somebody wants to stop: then nothing is waited for
         tables = metadata().tables
         self._jobs: Table = tables["fer_jobs"]
         self._studies: Table = tables["fer_studies"]
@@ -225,16 +247,24 @@ class Leases:
             query = table.select().where(table.c.study == self.study, table.c.status == "leased", table.c.expires < now)
             return [_job(row) for row in connection.execute(query)]
 
-    @patient
     def claim(self, kind: Kind, worker: str, numbers: Iterable[int] | None = None) -> Job | None:
         """Take the first free slot of this kind, or None. The fence grows with each claim.
 
         `payload["previous"]` names the run, trial and fence of the attempt before, when there was one.
         """
+        token = uuid.uuid4().hex
+        return patiently(lambda: self._claim(kind, worker, numbers, token), self)
+
+    def _claim(self, kind: Kind, worker: str, numbers: Iterable[int] | None, token: str) -> Job | None:
+        """`token` is of one claim: a slot that holds it was claimed by it before a break swallowed the answer."""
         from sqlalchemy import select
 
         table = self._jobs
         with self._engine.begin() as connection:
+            mine = table.select().where(table.c.study == self.study, table.c.kind == kind, table.c.worker == worker)
+            for held in connection.execute(mine.where(table.c.status == "leased")):
+                if (taken := _job(held)).payload.get("claim") == token:
+                    return taken
             query = select(table).where(table.c.study == self.study, table.c.kind == kind, table.c.status == "free")
             if numbers is not None:
                 query = query.where(table.c.number.in_(list(numbers)))
@@ -248,7 +278,7 @@ class Leases:
             payload = dict(job.payload)
             if job.run_id is not None or job.trial is not None:  # what the attempt before left behind
                 payload["previous"] = {"run_id": job.run_id, "trial": job.trial, "fence": job.payload.get("fence", job.fence)}
-            payload["fence"] = job.fence + 1
+            payload |= {"fence": job.fence + 1, "claim": token}
             connection.execute(
                 table.update()
                 .where(*self._key(job))
@@ -260,12 +290,13 @@ class Leases:
             claimed = connection.execute(table.select().where(*self._key(job))).one()
             return _job(claimed)
 
-    @patient
-    def renew(self, job: Job, epoch: int | None = None) -> None:
+    def renew_once(self, job: Job, epoch: int | None = None) -> None:
         """Extend the lease. Raises LeaseLost when another worker took the job."""
         values: dict[str, Any] = {} if epoch is None else {"epoch": epoch}
         with self._engine.begin() as connection:
             self._write(connection, job, expires=_now(connection) + self.lease_s, **values)
+
+    renew = patient(renew_once)
 
     @patient
     def note(self, job: Job, **values: Any) -> None:
@@ -281,7 +312,6 @@ class Leases:
         with self._engine.begin() as connection:
             self._write(connection, job, status=status, expires=None, result=json.dumps(result or {}), reason=reason)
 
-    @patient
     def release(self, job: Job) -> None:
         """Give a held job back: the next claim continues it, and it does not count as a death. Raises LeaseLost."""
         with self._engine.begin() as connection:
@@ -320,6 +350,9 @@ class Leases:
         table = self._jobs
         held = (table.c.fence == job.fence, table.c.status == "leased")
         if connection.execute(table.update().where(*self._key(job), *held).values(**values)).rowcount != 1:
+            there = connection.execute(table.select().where(*self._key(job))).first()
+            if there is not None and (there.fence, there.status) == (job.fence, values.get("status")):
+                return  # our own write of before: its answer was lost in a break
             raise LeaseLost(
                 f"{job.key} of {job.study} was taken over by another worker (this one was silent for more than "
                 f"{self.lease_s:g} s); nothing was written. Start the sweep again to join it"
@@ -375,8 +408,10 @@ class Keeper:
         while not self._done.wait(self._leases.lease_s / 6):
             if time.monotonic() - self._last_step > max(STALLED_S, 10 * self._leases.lease_s):
                 return
+            before = time.time()
             try:
-                self._renew()
+                self._leases.renew_once(self._job)
+                self._renewed = before
             except LeaseLost:
                 self.lost = True
                 return

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "FER_LAB_STORAGE"
 BUSY_TIMEOUT_S = 30
-CONNECT_S = 20.0  # a third of a lease, so that what asks again after it still holds its job
+CONNECT_S = 5.0  # what has a lease to lose waits longer, see leases.patiently
 INIT_LOCK_KEY = 0x6665725F6C6162  # "fer_lab" in ASCII: the advisory lock under which PostgreSQL tables are made
 
 

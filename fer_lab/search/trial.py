@@ -11,7 +11,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fer_lab.core.config import RunConfig, run_config_of
 from fer_lab.core.console import note
 from fer_lab.core.errors import FerLabError, InputError, Interrupted, Unreachable
-from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost, is_break, patiently
+from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost, of_database, patiently
 from fer_lab.search.space import finite, starting_point
 from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep, ask, optuna_study, study_curve, tell
@@ -59,7 +58,7 @@ def run_trial(sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callab
         study = optuna_study(sweep, _seed(sweep, job))
         keeper.guard()
         first = starting_point(sweep.config) if job.number == 0 else None
-        trial, values = patiently(lambda: ask(sweep, study, job, first), sweep.leases.lease_s)
+        trial, values = patiently(lambda: ask(sweep, study, job, first), sweep.leases)
         try:
             sweep.leases.note(job, trial=trial.number, payload={**job.payload, "values": values})
         except LeaseLost:  # nobody else knows this trial
@@ -76,9 +75,9 @@ def run_trial(sweep: Sweep, job: Job, train: Train, stop: Stop, progress: Callab
                 value = finite(metrics, sweep.config.sweep.metric)
                 if sweep.two_objectives or epoch in reported:
                     return
-                patiently(lambda: trial.report(value, epoch), sweep.leases.lease_s)
+                patiently(lambda: trial.report(value, epoch), sweep.leases)
                 reported.add(epoch)
-                if epoch + 1 < config.train.epochs and patiently(trial.should_prune, sweep.leases.lease_s):
+                if epoch + 1 < config.train.epochs and patiently(trial.should_prune, sweep.leases):
                     raise Pruned(f"{sweep.config.sweep.metric} {value:.4f} after epoch {epoch + 1} is behind the other trials")
 
             measured = _within_budget(sweep, config, trial)
@@ -189,13 +188,17 @@ def _close(
     def end(status: str, optuna_state: str, values: list[float] | None = None, **closing: Any) -> None:
         sweep.leases.end(job, status, **closing)  # type: ignore[arg-type]  # a plain str for the three callers below
         if study is not None and number is not None:
-            patiently(lambda: tell(study, number, optuna_state, values), sweep.leases.lease_s)
+            patiently(lambda: tell(study, number, optuna_state, values), sweep.leases)
         shutil.rmtree(sweep.work / job.key, ignore_errors=True)
 
     def give_back() -> None:
-        sweep.leases.release(job)
-        if study is not None and number is not None:
-            tell(study, number, "FAIL")
+        try:
+            sweep.leases.release(job)
+            if study is not None and number is not None:
+                tell(study, number, "FAIL")
+        except Exception as error:  # then its lease runs out
+            if not of_database(error):
+                raise
 
     try:
         trained, values = objective()
@@ -217,9 +220,8 @@ def _close(
             ) from None
         raise
     except Exception as error:
-        if is_break(error):  # the job is not at fault; where it cannot be given back, its lease runs out
-            with suppress(Exception):
-                give_back()
+        if of_database(error):  # the job is not at fault
+            give_back()
             raise
         reason = failure_reason(error)
         end("failed", "FAIL", reason=reason)

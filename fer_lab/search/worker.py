@@ -15,10 +15,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core.console import note
-from fer_lab.core.errors import InputError, Interrupted
+from fer_lab.core.errors import InputError, Interrupted, Unreachable
 from fer_lab.search.confirm import reserve_confirmations
 from fer_lab.search.finish import finish
-from fer_lab.search.leases import Job, is_break
+from fer_lab.search.leases import Job, of_database
 from fer_lab.search.parent import POLL_S, ensure_parent, pause_parent
 from fer_lab.search.reaper import reap, settle
 from fer_lab.search.stop import Stop
@@ -49,6 +49,7 @@ def work(sweep: Sweep, store: Store, train_below: Callable[[str], Train], stop: 
     Raises Interrupted (the job at hand is back in the queue) and LeaseLost (another worker has it).
     """
     worker = worker_name()
+    sweep.leases.hurried = lambda: stop.number is not None
     try:
         parent = ensure_parent(sweep, store, worker, stop)
         settle(sweep, store)
@@ -68,23 +69,22 @@ def work(sweep: Sweep, store: Store, train_below: Callable[[str], Train], stop: 
                 finish(sweep, store, job)
     except BaseException as error:
         _leave(sweep, store, error)
-        if is_break(error):
-            raise InputError(
-                f"the study's database {sweep.storage.shown_url} does not answer ({_said(error)}). What was done is kept: the same "
-                "command goes on"
-            ) from None
-        raise
+        cause = of_database(error)
+        if cause is None:
+            raise
+        said = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0][:200]
+        raise InputError(
+            f"the study's database {sweep.storage.shown_url} does not answer as it should ({said}). What was done is kept: "
+            "the same command goes on"
+        ) from None
     return result
 
 
-def _said(error: BaseException) -> str:
-    """What the database said, without the statement that it was asked."""
-    cause = error.__cause__ if error.__cause__ is not None and not hasattr(error, "orig") else error
-    return str(getattr(cause, "orig", cause)).strip().splitlines()[0][:200]
-
-
 def _leave(sweep: Sweep, store: Store, error: BaseException) -> None:
-    """Say on the study's run that nobody works on it, when this was the last worker; what cannot be said now is left."""
+    """Say on the study's run that nobody works on it, when this was the last worker; what cannot be said now is left unsaid."""
+    if isinstance(error, Unreachable):
+        return  # it would be said when the server is back, to a study that others have gone on with
+    sweep.leases.hurried = lambda: True
     why = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else f"its last worker ended: {failure_reason(error)}"
     with suppress(Exception):
         if stored_result(sweep) is None:  # a study that has its result stays FINISHED

@@ -71,20 +71,20 @@ def count_look(store: Store, candidates: Sequence[Candidate], dataset: FaceDatas
     A run counts under the name that its model is registered by, once there is one. Returns the most looks of any of them, this
     one included, or None when no registered name takes part.
     """
-    families = {(name, c.bundle.card.backbone) for c in candidates if (name := _registered_name(store, c)) is not None}
+    families = {(name, c.bundle.card.backbone) for c in candidates for name in _registered_names(store, c)}
     return max(
         (Ledger(store, name).count_look(family, dataset.fingerprint, identity) for name, family in sorted(families)), default=None
     )
 
 
-def _registered_name(store: Store, candidate: Candidate) -> str | None:
-    if candidate.name is not None or not candidate.shown.startswith("runs:/"):
-        return candidate.name
+def _registered_names(store: Store, candidate: Candidate) -> list[str]:
+    if candidate.name is not None:
+        return [candidate.name]
+    if not candidate.shown.startswith("runs:/"):
+        return []
     usual = registry.model_name(candidate.bundle.card)
     own = registry.names_of_run(store, candidate.run_id) if candidate.run_id else []
-    if own:
-        return usual if usual in own else own[0]
-    return usual if registry.versions(store, usual) else None
+    return own or ([usual] if registry.versions(store, usual) else [])
 
 
 def candidate_of(resolved: Resolved) -> Candidate:

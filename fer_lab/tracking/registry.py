@@ -140,8 +140,10 @@ def versions(store: Store, name: str) -> list[Version]:
 
 
 def names_of_run(store: Store, run_id: str) -> list[str]:
-    """Names under which the model of a run is registered, sorted."""
-    return sorted({v.name for v in _search(store, f"run_id = '{_quoted(run_id)}'", f"list the versions of run {run_id}")})
+    """Names under which the model of a run is registered by fer_lab, sorted: others have no ledger."""
+    names = {v.name for v in _search(store, f"run_id = '{_quoted(run_id)}'", f"list the versions of run {run_id}")}
+    models = {name: _registered(store, name) for name in sorted(names)}
+    return [name for name, model in models.items() if model is not None and LEDGER_TAG in dict(model.tags)]
 
 
 def _search(store: Store, query: str, purpose: str) -> list[Version]:

@@ -17,7 +17,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +161,14 @@ class Store:
         info = self.run_info(run_id)
         with self.errors(f"resume run {run_id}"):
             self.client.update_run(run_id, status="RUNNING")
-            if END_REASON in info["tags"]:  # of its end before
-                self.client.delete_tag(run_id, END_REASON)
+        if END_REASON in info["tags"]:
+            self.forget_end(run_id)
         return Run(self, run_id, resumed=True)
+
+    def forget_end(self, run_id: str) -> None:
+        """Remove why a run ended before; another worker may have been quicker."""
+        with suppress(NotFound), self.errors(f"go on with run {run_id}"):
+            self.client.delete_tag(run_id, END_REASON)
 
     def run_info(self, run_id: str) -> dict[str, Any]:
         """status, tags, params, metrics (last values), parent, name, experiment, start_time and end_time of a run."""

@@ -462,6 +462,8 @@ def test_a_model_that_looks_at_its_neighbours_is_caught(lab, drawn, capsys):
     assert rows["mixes"]["batch_invariant"] is False
     assert rows["a"]["batch_invariant"] is True
     assert result["recommended"]["model"] == "a"
+    _, result, _ = run(capsys, "mixes", *QUICK)
+    assert result["recommended"] is None
 
 
 def test_a_foreign_model_competes_on_the_same_faces(lab, capsys):

@@ -176,6 +176,10 @@ def test_every_registered_name_that_looks_is_counted(store: Store, tmp_path: Pat
     assert count_look(store, [run, path, nameless], faces, "c1") == 1
     assert count_look(store, [under_its_own], faces, "c0") == 1
     assert Ledger(store, "mine").looks() == 1
+    foreign = store.start_run("s", "made in MLflow's own page")
+    store.client.create_registered_model("theirs")
+    store.client.create_model_version("theirs", "file:///nowhere", run_id=foreign.id)
+    assert count_look(store, [Candidate(f"runs:/{foreign.id}", unknown, run_id=foreign.id)], faces, "c0") is None
     assert count_look(store, [Candidate("models:/x/1", small, NAME, 1), Candidate("models:/x/2", large, NAME, 2)], faces, "c2") == 2
     ledger = Ledger(store, NAME)
     assert (ledger.looks("small"), ledger.looks("large")) == (2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import subprocess
 import sys
 import time
@@ -261,16 +262,32 @@ def test_a_database_that_stays_away_ends_the_worker_in_one_sentence(
     def cut_off(key: str, epoch: int) -> None:
         monkeypatch.setattr(Engine, "connect", away)
 
-    with pytest.raises(InputError, match=r"the study's database .* does not answer \(the database system is shutting down\)"):
+    with pytest.raises(InputError, match=r"does not answer as it should \(the database system is shutting down\)"):
         work(sweep, store, lambda parent: Formula(sweep, store, parent, cut_off), Stop())
     monkeypatch.undo()
     [job] = sweep.leases.jobs("trial")
-    assert (job.status, job.deaths) == ("free", 0)
+    assert (job.status, job.deaths) == ("leased", 0)  # it could not be given back: its lease runs out
     parent = str(sweep.leases.study_row()["parent_run_id"])  # type: ignore[index]  # the study is there
-    assert store.run_info(parent)["status"] == "KILLED"
-    assert "its last worker ended" in store.run_info(parent)["tags"]["end_reason"]
     assert work(sweep, store, lambda parent: Formula(sweep, store, parent), Stop())["registered"] is not None
-    assert "end_reason" not in store.run_info(parent)["tags"]
+    assert store.run_info(parent)["status"] == "FINISHED"
+
+
+def test_a_study_whose_last_worker_failed_says_so(home: Path, drawn: FaceDataset, storage: StudyStorage) -> None:
+    """A full disk: nobody works on it; the same command completes it, and then nothing is said of that any more."""
+    store = open_store(home)
+    sweep = _sweep(storage, home, drawn, **{"name": "full", "sweep.trials": 1, "sweep.confirm.seeds": 1})
+
+    def full(key: str, epoch: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match="the disk is full"):
+        work(sweep, store, lambda parent: Formula(sweep, store, parent, full), Stop())
+    parent = str(sweep.leases.study_row()["parent_run_id"])  # type: ignore[index]  # the study is there
+    info = store.run_info(parent)
+    assert (info["status"], "its last worker ended: the disk is full" in info["tags"]["end_reason"]) == ("KILLED", True)
+    work(sweep, store, lambda parent: Formula(sweep, store, parent), Stop())
+    info = store.run_info(parent)
+    assert (info["status"], "end_reason" in info["tags"]) == ("FINISHED", False)
 
 
 def test_values_that_the_schema_refuses_fail_their_trial_and_not_the_worker(
