@@ -6,9 +6,13 @@ import multiprocessing
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
 from fer_lab.core.errors import InputError
 from fer_lab.search.leases import Keeper, LeaseLost, Leases
@@ -37,10 +41,40 @@ def test_a_slot_is_claimed_once_and_in_order(storage: StudyStorage) -> None:
     first, second = leases.claim("trial", "a"), leases.claim("trial", "b")
     assert first is not None
     assert second is not None
-    assert (first.number, first.fence, first.payload, second.number) == (0, 1, {"x": 1, "fence": 1}, 1)
+    assert (first.number, first.fence, second.number) == (0, 1, 1)
+    assert first.payload == {"x": 1, "fence": 1, "claim": first.payload["claim"]}
     assert first.key == "trial-000"
     assert leases.claim("trial", "c") is None
     assert leases.claim("confirm", "c") is None
+
+
+def test_what_was_written_in_a_break_is_known_when_it_is_asked_again(
+    storage: StudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a commit is lost: no second slot is taken, and the end of a job is no other worker's."""
+    leases = table(storage, lease_s=3)
+    leases.reserve("trial", {0: {}, 1: {}})
+    lost: list[str] = []
+    real = Engine.begin
+
+    @contextmanager
+    def swallowed(engine: Engine) -> Iterator[Any]:
+        with real(engine) as connection:
+            yield connection
+        if len(lost) < 1:
+            lost.append("the answer")
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(Engine, "begin", swallowed)
+    job = leases.claim("trial", "a")
+    assert job is not None
+    assert (job.number, job.fence) == (0, 1)
+    assert [one.status for one in leases.jobs("trial")] == ["leased", "free"]
+    lost.clear()
+    leases.end(job, "complete", result={"x": 1})
+    assert [one.status for one in leases.jobs("trial")] == ["complete", "free"]
+    with pytest.raises(LeaseLost):
+        leases.end(job, "failed")
 
 
 def test_a_paused_worker_cannot_write_over_its_successor(storage: StudyStorage) -> None:
