@@ -23,7 +23,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fer_lab.data import faces as store
+from fer_lab.data import datasets
+from fer_lab.data.faces import FaceDataset, home
 from fer_lab.models import backbones
 from fer_lab.models.deployable import enlarge, normalise, save_weights
 
@@ -58,7 +59,7 @@ def main() -> None:
         raise SystemExit(f"the answers are not the same: expected less than {SAME_WITHIN}")
     scales = [backbones.statistics(name) for name in (options.backbone, options.into)]
     if not held:
-        learn_front(small, large, store.resolve(options.dataset, store.home()), options.image_size, scales, options.rounds)
+        learn_front(small, large, datasets.resolve(options.dataset, home()), options.image_size, scales, options.rounds)
     elif scales[0] != scales[1]:
         print(f"its runs need model.mean={scales[0][0]:.3g} model.std={scales[0][1]:.3g}, those of {options.backbone}", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ def grow(small: nn.Module, large: nn.Module) -> bool:
 
 
 def learn_front(
-    small: nn.Module, large: nn.Module, dataset: store.FaceDataset, size: int, scales: list[tuple[float, float]], rounds: int
+    small: nn.Module, large: nn.Module, dataset: FaceDataset, size: int, scales: list[tuple[float, float]], rounds: int
 ) -> None:
     """Train the stem and first stage of `large` until they give what those of `small` give, channel by channel.
 

@@ -25,7 +25,7 @@ from torch import nn
 from fer_lab.backends.bundle import open_bundle
 from fer_lab.backends.session import Predictor
 from fer_lab.core.labels import protocol
-from fer_lab.data import faces as store
+from fer_lab.data import datasets, faces
 from fer_lab.measure.host import usable_cores
 from fer_lab.models import backbones
 from fer_lab.models.deployable import Deployable, enlarge, normalise, save_weights
@@ -49,7 +49,7 @@ def main() -> None:
     wanted = protocol(options.protocol or card.protocol).label_set.labels
     if missing := set(wanted) - set(card.labels):
         raise SystemExit(f"{options.bundle} knows no {', '.join(sorted(missing))}, which {options.protocol} asks for")
-    dataset = store.resolve(options.dataset, store.home())
+    dataset = datasets.resolve(options.dataset, faces.home())
     network = backbones.build(card.backbone, classes=len(card.labels)).eval()
     constants = _constants(openvino.Core().read_model(bundle.folder / "openvino-fp16" / "model.xml"))
     constants[0] = (constants[0][0] * np.float32(card.std), constants[0][1])  # the division by std was folded into the stem

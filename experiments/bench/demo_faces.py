@@ -25,7 +25,7 @@ from demo_run import FPS, HEIGHT, WIDTH, detectors, finish, parser, watch, write
 
 from fer_lab.backends.bundle import open_bundle
 from fer_lab.backends.session import Predictor
-from fer_lab.data import faces as store
+from fer_lab.data import datasets, faces
 from fer_lab.live.frames import UNCERTAIN
 from fer_lab.live.tracks import Box, overlap
 from fer_lab.measure.evaluate import kept_faces
@@ -138,7 +138,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     args = arguments.parse_args()
     bundle = open_bundle(args.bundle)
-    dataset = store.resolve("ferplus", store.home())
+    dataset = datasets.resolve("ferplus", faces.home())
     rows, targets = kept_faces(dataset, bundle.card.protocol, "valid")
     chosen = np.random.default_rng(args.seed).permutation(len(rows))[: args.faces]
     pixels, truth = dataset.pixels[rows[chosen]], [bundle.card.labels[i] for i in targets[chosen]]
