@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fer_lab.core.errors import InputError, MissingPart
 from fer_lab.tracking.address import SECRETS, redact, store_uri
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import Engine
 
+T = TypeVar("T")
 VARIABLE = "FER_LAB_STORAGE"
 BUSY_TIMEOUT_S = 30
 CONNECT_S = 5.0  # what has a lease to lose waits longer, see leases.patiently
@@ -131,14 +132,14 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
     except SQLAlchemyError as error:
         raise InputError(f"{VARIABLE}: {where} cannot be used: {error}") from None
     try:
-        if _place(url) == _place(store_uri(home)) or inspect(engine).has_table("experiments"):
+        if _place(url) == _place(store_uri(home)) or _while_locked(lambda: inspect(engine).has_table("experiments")):
             raise InputError(f"{VARIABLE}: {where} is MLflow's database; the study needs one of its own")
         engine.dispose()  # that look wrote nothing; from here on a connection turns write-ahead logging on
         if engine.dialect.name == "sqlite":
             write_immediately(engine)
-        if not all(inspect(engine).has_table(name) for name in metadata().tables):
+        if not _while_locked(lambda: all(inspect(engine).has_table(name) for name in metadata().tables)):
             with initialising(engine, lock):
-                create_tables(engine)
+                _while_locked(lambda: create_tables(engine))
     except InputError:
         engine.dispose()
         raise
@@ -150,6 +151,20 @@ def open_storage(home: Path, url: str | None = None) -> StudyStorage:
         ) from None
     connect_patiently(engine)  # from here on: one that is not there at the start is said at once
     return StudyStorage(url, engine, lock)
+
+
+def _while_locked(ask: Callable[[], T]) -> T:
+    """Ask a file that another process makes at this moment: what turns write-ahead logging on waits for nobody by itself."""
+    from sqlalchemy.exc import OperationalError
+
+    until = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except OperationalError as error:
+            if "locked" not in str(error.orig) or time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def connect_patiently(engine: Engine) -> None:

@@ -287,7 +287,10 @@ def test_signals_end_a_headless_run_with_its_files_complete(home: Path, bundle: 
     """143, the film can be played, the JSON lines are whole; a launcher that passes the signal on a second time changes nothing."""
     command = [sys.executable, "-m", "fer_lab.demo", str(bundle), "--source", "sample", "--loop", "--view", "none"]
     command += ["--record", str(home / "o.mp4"), "--json", str(home / "o.jsonl")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests themselves may run under nohup
+    )  # fmt: skip
     until = time.monotonic() + 30
     while time.monotonic() < until and not ((home / "o.jsonl").is_file() and (home / "o.jsonl").stat().st_size > 50_000):
         time.sleep(0.1)
