@@ -288,7 +288,7 @@ def _finish(
             }
             for v in comparison.verdicts
         ],
-        "recommended": {"model": advice.row.model, "runtime": advice.row.runtime} if advice.sound else None,
+        "recommended": {"model": advice.row.model, "runtime": advice.row.runtime} if advice.row.sound else None,
         "noise_floor": comparison.noise_floor,
         "unavailable": dict(comparison.unavailable), "looks": comparison.looks, "folder": str(folder), "report": str(page),
         "run_id": run_id,
@@ -358,8 +358,7 @@ def _next(
     from fer_lab.gates import evidence
     from fer_lab.measure import report
 
-    sound = row.batch_invariant is not False
-    if row.foreign or row.seeds or not sound or comparison.split != "test" or (row.model, row.runtime) in in_office:
+    if row.foreign or row.seeds or not row.sound or comparison.split != "test" or (row.model, row.runtime) in in_office:
         return f"python -m webbrowser {(folder / report.FILE).absolute().as_uri()}"
     known = logged or folder.resolve().parent == evidence.folder_of(faces.home()).resolve()  # else promote finds it by path only
     where = comparison.id if known else console.quoted(folder)

@@ -155,6 +155,11 @@ class Row:
     on_front: bool = False  # Pareto front of accuracy × latency × size
     dominated_by: str | None = None  # "model · runtime" that is better with confidence on every axis
 
+    @property
+    def sound(self) -> bool:
+        """Whether its answers are its own: they were not seen to depend on the batch, so that it can be recommended at all."""
+        return self.batch_invariant is not False
+
 
 def _run_name(row: Row) -> str:
     """What the tracking calls the row's run: its configuration's name and seed, of several seeds the name; "" if unnamed."""

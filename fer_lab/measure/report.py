@@ -34,11 +34,6 @@ class Advice:
     reasons: tuple[str, ...]
     undecided: tuple[str, ...]
 
-    @property
-    def sound(self) -> bool:
-        """Whether the row can be recommended at all: its answers do not depend on the batch."""
-        return self.row.batch_invariant is not False
-
 
 def write(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> Path:
     """Write `folder/report.html`; without a dataset no picture of a face is in it. Returns its path."""
@@ -65,7 +60,7 @@ def recommend(comparison: Comparison) -> Advice:
     """
     c = comparison
     accuracy = {id(row): next(iter(c.verdicts_of(row, "accuracy")), None) for row in c.rows}
-    sound = [row for row in c.rows if row.batch_invariant is not False] or list(c.rows)
+    sound = [row for row in c.rows if row.sound] or list(c.rows)
     sound = [row for row in sound if _unverified(row) is None] or sound
     better = [row for row in sound if (v := accuracy[id(row)]) is not None and v.verdict == "better"]
     level = [row for row in sound if (v := accuracy[id(row)]) is None or v.verdict == "non-inferior"]
@@ -78,7 +73,7 @@ def recommend(comparison: Comparison) -> Advice:
     speed = (
         f", {_ms(chosen.p50_ms)} ms {paper.per_call(chosen.batch)} (median) on {chosen.host}" if chosen.p50_ms is not None else ""
     )
-    known = "Recommended" if chosen.batch_invariant is not False else "No row can be recommended (see below). The nearest to it"
+    known = "Recommended" if chosen.sound else "No row can be recommended (see below). The nearest to it"
     headline = (
         f"{known}: {c.names[chosen.model]} in {chosen.runtime}: {chosen.accuracy:.2%} "
         f"({chosen.accuracy_low:.1%}–{chosen.accuracy_high:.1%}) of {chosen.n} faces{speed}"
@@ -176,7 +171,7 @@ def _undecided(c: Comparison, quiet: bool) -> list[str]:
         names = ", ".join(dict.fromkeys(unknown))
         open_questions.append(f"Whether {names} saw these faces in training cannot be told: other or unrecorded training data.")
     for row in c.rows:
-        if row.batch_invariant is False:
+        if not row.sound:
             open_questions.append(
                 f"{_label(c, row)} is not to be shipped: {row.audit.batch_flips} of {row.audit.batch_faces} faces get another "
                 "label in another batch, so its figures are of these batches only."

@@ -144,7 +144,7 @@ def test_when_every_model_fails_the_batch_audit_the_headline_says_so():
     rows = tuple(replace(row, batch_invariant=False, audit=Audit(False, 512, 9)) for row in good_comparison().rows)
     advice = report.recommend(good_comparison(rows=rows))
     assert advice.headline.startswith("No row can be recommended")
-    assert not advice.sound
+    assert not advice.row.sound
     assert sum("9 of 512 faces get another label in another batch" in text for text in advice.undecided) == 2
 
 
