@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from fer_lab.core.console import note
 from fer_lab.core.errors import Conflict
+from fer_lab.search.patience import retried
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
@@ -112,18 +113,18 @@ def patiently(ask: Callable[[], T], leases: Leases) -> T:
 
     At once when somebody wants to stop (`Leases.hurried`).
     """
-    until = time.monotonic() + PATIENCE * leases.lease_s
-    waits = False
-    while True:
-        try:
-            return ask()
-        except Exception as error:
-            if not is_break(error) or time.monotonic() > until or leases.hurried():
-                raise
-            if not waits:
-                note("note: the study's database does not answer; waiting for it")
-                waits = True
-            time.sleep(min(1.0, leases.lease_s / 20))
+    said = False
+
+    def passes(error: Exception) -> bool:
+        nonlocal said
+        if not is_break(error) or leases.hurried():
+            return False
+        if not said:
+            note("note: the study's database does not answer; waiting for it")
+            said = True
+        return True
+
+    return retried(ask, passes, PATIENCE * leases.lease_s, min(1.0, leases.lease_s / 20))
 
 
 def of_database(error: BaseException) -> BaseException | None:

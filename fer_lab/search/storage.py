@@ -8,7 +8,6 @@ table `alembic_version`.
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fer_lab.core.errors import InputError, MissingPart
+from fer_lab.search.patience import retried
 from fer_lab.tracking.address import SECRETS, redact, store_uri
 
 if TYPE_CHECKING:
@@ -157,14 +157,10 @@ def _while_locked(ask: Callable[[], T]) -> T:
     """Ask a file that another process makes at this moment: what turns write-ahead logging on waits for nobody by itself."""
     from sqlalchemy.exc import OperationalError
 
-    until = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            return ask()
-        except OperationalError as error:
-            if "locked" not in str(error.orig) or time.monotonic() > until:
-                raise
-            time.sleep(0.2)
+    def passes(error: Exception) -> bool:
+        return isinstance(error, OperationalError) and "locked" in str(error.orig)
+
+    return retried(ask, passes, BUSY_TIMEOUT_S, 0.2)
 
 
 def connect_patiently(engine: Engine) -> None:
@@ -179,14 +175,8 @@ def connect_patiently(engine: Engine) -> None:
 
     @event.listens_for(engine, "do_connect")
     def _connect(dialect: Any, _: object, given: Any, named: Any) -> Any:
-        until = time.monotonic() + CONNECT_S
-        while True:
-            try:
-                return dialect.connect(*given, **named)
-            except dialect.loaded_dbapi.OperationalError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.5)
+        away = dialect.loaded_dbapi.OperationalError
+        return retried(lambda: dialect.connect(*given, **named), lambda error: isinstance(error, away), CONNECT_S, 0.5)
 
 
 @contextmanager
