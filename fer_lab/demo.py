@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
 from fer_lab.core.errors import FerLabError, InputError, Interrupted
-from fer_lab.core.signals import HANG_UP, ONE_SIGNAL_S, ending, leave_terminal
+from fer_lab.core.signals import Stop
 
 if TYPE_CHECKING:
     from fer_lab.live.outputs import Outputs
@@ -132,7 +130,7 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
             return _serve(args, models, finders, settings, pipeline, outputs)
         assert pipeline is not None
         assert outputs is not None
-        with _Signals(pipeline.stop) as signals:
+        with Stop(pipeline.stop) as stop:
             try:
                 if view == "window":
                     from fer_lab.live.window import show
@@ -142,7 +140,7 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
                     _headless(pipeline, outputs, args.seconds)
             finally:
                 outputs.close()
-        return _summary(outputs, signals)
+        return _summary(outputs, stop)
     finally:
         if watcher is not None:
             watcher.close()
@@ -276,47 +274,16 @@ def _serve(args: argparse.Namespace, models: Any, finders: Any, settings: Any, p
     page = Page(
         models, finders, settings, token=args.token, pipeline=pipeline, outputs=outputs, show_input=args.show_input
     )  # fmt: skip
-    with _Signals(page.stop) as signals:
+    with Stop(page.stop) as stop:
         serve(
             page, args.host or "127.0.0.1", args.port, names=args.allow_host, open_browser=not args.no_browser, seconds=args.seconds
         )
     if page.error:
         raise FerLabError(page.error)
-    return _summary(outputs if outputs is not None else page, signals)
+    return _summary(outputs if outputs is not None else page, stop)
 
 
-class _Signals:
-    """Ctrl-C, SIGTERM and a closed terminal end the demo in order, with its summary; a second one ends it at once."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self.received: int | None = None
-        self._since_s = 0.0
-        self._stop = stop
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, *ending()):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            if number == signal.SIGINT or time.monotonic() - self._since_s > ONE_SIGNAL_S:
-                raise KeyboardInterrupt
-            return
-        if number == HANG_UP:
-            leave_terminal()
-        self.received = signal.SIGTERM if number == HANG_UP else number
-        self._since_s = time.monotonic()
-        self._stop()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _summary(outputs: Outputs | Page, signals: _Signals) -> Mapping[str, Any]:
+def _summary(outputs: Outputs | Page, stop: Stop) -> Mapping[str, Any]:
     record = outputs.result()
     console.table(
         "demo", ["frames", "frames/s", "p50 ms", "p95 ms", "with face", "label changes/s", "model", "runtime"],
@@ -326,8 +293,8 @@ def _summary(outputs: Outputs | Page, signals: _Signals) -> Mapping[str, Any]:
     if record["expressions"]:
         console.say("expressions: " + " · ".join(f"{label} {share:.0%}" for label, share in record["expressions"].items()))
     console.next_command("python -m fer_lab.promote --history")
-    if signals.received is not None:
-        interrupted = Interrupted(signals.received, "the demo was interrupted; its files are complete")
+    if stop.number is not None:
+        interrupted = Interrupted(stop.number, "the demo was interrupted; its files are complete")
         interrupted.result = record
         raise interrupted
     if not record["frames"] and record["bad_frames"]:

@@ -35,8 +35,8 @@ from fer_lab.core import console
 
 if TYPE_CHECKING:
     from fer_lab.core.config import SweepConfig
+    from fer_lab.core.signals import Stop
     from fer_lab.data.faces import FaceDataset
-    from fer_lab.search.stop import Stop
     from fer_lab.search.study import Sweep
 
 QUICKSTART = Path("experiments/quickstart.yaml")
@@ -85,7 +85,7 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
         overrides = [*overrides, f"train.teachers={json.dumps(teachers)}"]
         config = with_values(config, {"train.teachers": teachers})
 
-    from fer_lab.search.stop import Stop
+    from fer_lab.core.signals import Stop
     from fer_lab.search.storage import open_storage
 
     storage = open_storage(root)

@@ -31,8 +31,8 @@ from fer_lab.core import console
 
 if TYPE_CHECKING:
     from fer_lab.core.config import RunConfig
+    from fer_lab.core.signals import Stop
     from fer_lab.data.faces import FaceDataset
-    from fer_lab.search.stop import Stop
     from fer_lab.search.tracked import Tracked
     from fer_lab.tracking.run import Run
     from fer_lab.tracking.store import Store
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(args: argparse.Namespace) -> Mapping[str, Any]:
     from fer_lab.core.errors import InputError
-    from fer_lab.search.stop import Stop
+    from fer_lab.core.signals import Stop
 
     if args.resume and args.seeds:
         raise InputError("--resume continues a run with its own seeds; leave --seeds out")

@@ -19,14 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fer_lab.core import console
 from fer_lab.core.browser import open_page
-from fer_lab.core.errors import FerLabError, InputError
-from fer_lab.core.signals import HANG_UP, ending, leave_terminal
+from fer_lab.core.errors import FerLabError, InputError, Interrupted
+from fer_lab.core.signals import Stop
 
 if TYPE_CHECKING:
     from fer_lab.tracking.store import Store
@@ -56,17 +56,19 @@ def body(args: argparse.Namespace) -> dict[str, Any]:
     if remote:
         _show(url, export_line(store), args.no_browser, wait_s=OPENS_S)
         return {"url": url, "store": store.shown_uri}
-    server = _start(store, base)
-    try:
-        _wait(server, base, _log(store))
-        _show(url, export_line(store), args.no_browser)
-        console.say("stop with Ctrl-C")
-        server.wait()
-        raise FerLabError(f"the server ended by itself (exit code {server.returncode})")
-    except KeyboardInterrupt:
-        return {"url": url, "store": store.shown_uri}
-    finally:
-        _stop(server)
+    with Stop() as stop:  # the server has a session of its own and would outlive us
+        server = _start(store, base)
+        try:
+            _wait(server, base, _log(store), stop)
+            _show(url, export_line(store), args.no_browser)
+            console.say("stop with Ctrl-C")
+            while server.poll() is None:
+                stop.wait(0.5)
+            raise FerLabError(f"the server ended by itself (exit code {server.returncode})")
+        except Interrupted:  # how it is meant to end
+            return {"url": url, "store": store.shown_uri}
+        finally:
+            _end(server)
 
 
 def _newest_study(store: Store) -> str:
@@ -108,8 +110,6 @@ def _start(store: Store, base: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
     if store.artifacts:
         command += ["--artifacts-destination", store.artifacts.as_uri()]
-    for number in ending():  # the server would outlive them; to end it is no failure
-        signal.signal(number, _interrupt)
     with _log(store).open("wb") as log:
         return subprocess.Popen(command, env=environment, cwd=store.home, start_new_session=True, stdout=log, stderr=log)
 
@@ -120,7 +120,7 @@ def _log(store: Store) -> Path:
     return folder / "ui.log"
 
 
-def _wait(server: subprocess.Popen[bytes], base: str, log: Path) -> None:
+def _wait(server: subprocess.Popen[bytes], base: str, log: Path, stop: Stop) -> None:
     from fer_lab.tracking.address import reachable
 
     console.note("starting the server …")
@@ -131,10 +131,10 @@ def _wait(server: subprocess.Popen[bytes], base: str, log: Path) -> None:
             raise FerLabError(f"the server did not start: {said[-1] if said else 'it said nothing'} (see {log})")
         if time.monotonic() > deadline:
             raise FerLabError(f"the server did not answer within {START_S:.0f} s")
-        time.sleep(0.5)
+        stop.wait(0.5)
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def _end(server: subprocess.Popen[bytes]) -> None:
     """End the server and its worker."""
     if server.poll() is None:
         if os.name == "posix":
@@ -142,15 +142,10 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         else:
             server.terminate()
     try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(10)
+    finally:
         server.kill()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    if number == HANG_UP:
-        leave_terminal()
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

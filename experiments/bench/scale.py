@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from fer_lab.core.config import SweepConfig
+from fer_lab.core.signals import Stop
 from fer_lab.data.faces import FaceDataset
 from fer_lab.data.synthetic import draw
 from fer_lab.measure.host import load_average, this_host
-from fer_lab.search.stop import Stop
 from fer_lab.search.storage import open_storage, storage_url
 from fer_lab.search.study import Sweep, open_sweep
 from fer_lab.search.trial import Trained, run_trial

@@ -13,7 +13,7 @@ from typing import Any
 
 from fer_lab.core.console import note
 from fer_lab.core.errors import Conflict, Interrupted
-from fer_lab.search.stop import Stop
+from fer_lab.core.signals import Stop
 
 POLL_S = 0.5
 STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)  # on Windows, where SIGTERM kills at once, and only there

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from fer_lab.core.config import dump_yaml, flatten
+from fer_lab.core.signals import Stop
 from fer_lab.measure.evaluate import kept_counts
 from fer_lab.search.leases import Keeper
-from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fer_lab.core.config import RunConfig, run_config_of
 from fer_lab.core.console import note
 from fer_lab.core.errors import FerLabError, InputError, Interrupted, Unreachable
+from fer_lab.core.signals import Stop
 from fer_lab.search.leases import ENDED, Job, Keeper, LeaseLost, of_database, patiently
 from fer_lab.search.space import finite, starting_point
-from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep, ask, optuna_study, study_curve, tell
 
 if TYPE_CHECKING:

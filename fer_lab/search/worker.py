@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, Interrupted, Unreachable
+from fer_lab.core.signals import Stop
 from fer_lab.search.confirm import reserve_confirmations
 from fer_lab.search.finish import finish
 from fer_lab.search.leases import Job, of_database
 from fer_lab.search.parent import POLL_S, ensure_parent, pause_parent
 from fer_lab.search.reaper import reap, settle
-from fer_lab.search.stop import Stop
 from fer_lab.search.study import Sweep
 from fer_lab.search.trial import Train, failure_reason, run_confirmation, run_trial
 

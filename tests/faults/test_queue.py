@@ -16,8 +16,8 @@ from postgres_server import postgres
 from sweep_workers import context
 
 from fer_lab.core.config import SweepConfig
+from fer_lab.core.signals import Stop
 from fer_lab.data.faces import FaceDataset
-from fer_lab.search.stop import Stop
 from fer_lab.search.storage import open_storage
 from fer_lab.search.study import open_sweep, optuna_study
 from fer_lab.search.trial import Trained, run_trial

@@ -22,8 +22,8 @@ from tracking_store import free_port, mlflow_server
 
 from fer_lab.core.config import SweepConfig, load_run_config
 from fer_lab.core.errors import Unreachable
+from fer_lab.core.signals import Stop
 from fer_lab.data.faces import FaceDataset
-from fer_lab.search.stop import Stop
 from fer_lab.search.storage import open_storage
 from fer_lab.search.study import open_sweep
 from fer_lab.search.tracked import tracked_fit

@@ -11,8 +11,8 @@ from postgres_server import postgres
 from sqlalchemy import create_engine, text
 
 from fer_lab.core.config import with_values
+from fer_lab.core.signals import Stop
 from fer_lab.data.faces import FaceDataset
-from fer_lab.search.stop import Stop
 from fer_lab.search.storage import open_storage
 from fer_lab.search.study import open_sweep
 from fer_lab.search.worker import work

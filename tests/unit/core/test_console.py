@@ -65,6 +65,33 @@ def test_a_terminated_verb_cleans_up_and_says_so(name: str) -> None:
     assert (process.returncode, out, err) == (143, "cleaned\n", "error: terminated\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there at once")
+@pytest.mark.parametrize("hears", ["terminable", "Stop"])
+def test_a_signal_passed_on_in_a_process_last_moment_is_not_its_exit_code(hears: str) -> None:
+    """Python puts handlers back before it takes its modules apart, which a large one makes long; there the signal comes again."""
+    script = (
+        "import argparse, os, signal, sys, time\n"
+        "from fer_lab.core import console\n"
+        "from fer_lab.core.signals import Stop\n"
+        "class Large:\n"
+        "    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.SIGTERM, out=os.write):\n"
+        "        out(1, b'last')\n"
+        "        kill(me, number)\n"
+        "sys.modules['large'] = Large()\n"
+        "def body(_):\n"
+        "    if sys.argv[1] == 'terminable':\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    with Stop() as stop:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        stop.check()\n"
+        "code = console.run(argparse.ArgumentParser(), body, [])\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"  # between the verb's end and Python's
+        "raise SystemExit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, hears], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (143, "last"), done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there is no such terminal")
 def test_a_closed_terminal_lets_a_verb_clean_up(tmp_path: Path) -> None:
     """What it still prints goes nowhere; nohup, which ignores the signal, lets it go on."""

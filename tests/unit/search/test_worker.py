@@ -21,10 +21,10 @@ from fer_lab.backends.bundle import Card, write_manifest
 from fer_lab.core.config import Dimension, RunConfig, SweepConfig, with_values
 from fer_lab.core.errors import Conflict, InputError, Interrupted, Unreachable
 from fer_lab.core.labels import protocol
+from fer_lab.core.signals import Stop
 from fer_lab.data.faces import FaceDataset
 from fer_lab.search.confirm import confirmed, pareto
 from fer_lab.search.leases import Job, LeaseLost
-from fer_lab.search.stop import Stop
 from fer_lab.search.storage import StudyStorage, open_storage
 from fer_lab.search.study import Sweep, open_sweep, optuna_study
 from fer_lab.search.trial import Trained, failure_reason
