@@ -118,7 +118,20 @@ def test_a_job_is_retried_once_after_a_death_and_freely_after_a_release(storage:
         time.sleep(0.05)
         assert [leases.bury(job) for job in leases.expired()] == [expected]
     assert leases.claim("trial", "a") is None
-    assert leases.jobs("trial")[0].reason == "its worker died 2 times"
+    assert leases.jobs("trial")[0].reason == "its worker died 2 times within one epoch"
+
+
+def test_a_death_after_a_finished_epoch_counts_anew(storage: StudyStorage) -> None:
+    """A laptop may be closed as often as there are epochs; twice within one is what its own work may do."""
+    leases = table(storage, lease_s=0.05)
+    leases.reserve("trial", {0: {}})
+    for epoch, expected in ((None, "free"), (0, "free"), (3, "free"), (3, "failed")):
+        job = leases.claim("trial", "a")
+        assert job is not None
+        if epoch is not None:
+            leases.renew(job, epoch)
+        time.sleep(0.1)
+        assert [leases.bury(job) for job in leases.expired()] == [expected]
 
 
 def test_a_renewed_lease_is_not_buried(storage: StudyStorage) -> None:
