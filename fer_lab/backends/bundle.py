@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 
 from fer_lab.backends.signature import SIGNATURE, demanded, verify
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, refuse_newer
+from fer_lab.core.files import is_staged, write_whole
 
 MANIFEST = "MANIFEST.json"
 CARD = "card.json"
@@ -131,12 +131,7 @@ def write_manifest(folder: Path) -> str:
     files = {path: sha256_of(folder / path) for path in _files_below(folder)}
     text = json.dumps({"schema": SCHEMA, "files": files}, indent=2, sort_keys=True) + "\n"
     (folder / SIGNATURE).unlink(missing_ok=True)
-    temporary = folder / f".{MANIFEST}.tmp"
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -232,6 +227,7 @@ def _files_below(folder: Path) -> list[str]:
             continue
         if not stat.S_ISREG(mode):
             raise IntegrityError(f"{folder}: {relative} is a link or a special file; a bundle holds plain files only")
-        if relative not in (MANIFEST, f".{MANIFEST}.tmp", SIGNATURE, f".{SIGNATURE}.tmp"):
+        unfinished = is_staged(path) and relative.startswith((f".{MANIFEST}.", f".{SIGNATURE}."))
+        if relative not in (MANIFEST, SIGNATURE) and not unfinished:
             found.append(relative)
     return found

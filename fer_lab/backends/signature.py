@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fer_lab.core.errors import InputError, IntegrityError, NotFound
+from fer_lab.core.files import write_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -96,12 +97,7 @@ def sign(manifest: Path, key: Ed25519PrivateKey) -> str:
     public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
     signature = base64.b64encode(key.sign(CONTEXT + manifest.read_bytes())).decode()
     record = SignatureFile(schema=1, public_key=public, signature=signature)
-    temporary = manifest.with_name(f".{SIGNATURE}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(record.model_dump_json(by_alias=True, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(manifest.with_name(SIGNATURE))
+    write_whole(manifest.with_name(SIGNATURE), record.model_dump_json(by_alias=True, indent=2) + "\n")
     return public
 
 

@@ -6,7 +6,6 @@ full disk or a kill leaves the previous bundle as it was. The test split is neve
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from fer_lab.backends.session import Predictor, Tolerance, backends
 from fer_lab.convert import graph, ir, parity, publish, quantise, record
 from fer_lab.core import labels
 from fer_lab.core.errors import FerLabError, InputError, Refused, nearest
+from fer_lab.core.files import write_whole
 from fer_lab.data.faces import FaceDataset
 from fer_lab.measure import host
 from fer_lab.measure.evaluate import kept_faces, predict_all
@@ -337,11 +337,7 @@ def _report(state: str, entry: dict[str, Any], *, refused: str | None = None) ->
 
 def _write(path: Path, raw: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    return path
+    return write_whole(path, raw)
 
 
 def _size_mb(folder: Path) -> float:

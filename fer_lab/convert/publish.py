@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fer_lab.backends.bundle import open_bundle
 from fer_lab.core.errors import FerLabError, InputError, NotFound
+from fer_lab.core.files import write_whole
 
 POINTER = "CURRENT"  # one line: the folder of the newest bundle beside it
 _STALE_S = 24 * 3600.0  # a building folder older than this was left by a killed export
@@ -56,15 +57,7 @@ def publish(stage: Path, out: Path, digest: str) -> Path:
             stage.replace(folder)
     else:
         stage.replace(folder)
-    temporary = out / f".{POINTER}.{os.getpid()}"
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(f"{folder.name}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out / POINTER)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(out / POINTER, f"{folder.name}\n")
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fer_lab.core.files import replacing
 from fer_lab.core.labels import DROPPED, PROTOCOLS, VOTE_COLUMNS, without_single_votes
 from fer_lab.core.types import SPLITS
 from fer_lab.data.faces import FaceDataset
@@ -190,13 +190,10 @@ def save_audited(
     """Write `faces.npz` and `audit.json` into the folder, both or (a full disk) none; returns the audit. Raises OSError."""
     report = audit(dataset, repeated_names=repeated_names, disagreements=disagreements)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    with replacing(folder / FILE) as file:
+        file.write(json.dumps(report, indent=1).encode())
+        file.flush()
         dataset.save(folder)
-        temporary.replace(folder / FILE)
-    finally:
-        temporary.unlink(missing_ok=True)
     return report
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.core.errors import InputError, NotFound, refuse_newer
+from fer_lab.core.files import replacing
 from fer_lab.core.types import SPLITS, Split
 
 SCHEMA = 1
@@ -74,23 +75,15 @@ class FaceDataset:
     def save(self, folder: Path) -> Path:
         """Write `folder/faces.npz` atomically and return its path. Raises OSError when the disk is full."""
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / FILE
-        temporary = folder / f".{FILE}.{os.getpid()}.tmp"
         arrays = {
             "schema": np.array(SCHEMA), "name": np.array(self.name), "label_source": np.array(self.label_source),
             "pixels": self.pixels, "votes": self.votes, "split": self.split, "names": np.array(self.names),
             "slice_names": np.array(list(self.slices), dtype=np.str_),
         }  # fmt: skip
         arrays |= {f"slice_{i}": np.array(names, dtype=np.str_) for i, names in enumerate(self.slices.values())}
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return target
+        with replacing(folder / FILE) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        return folder / FILE
 
 
 def load(folder: Path) -> FaceDataset:

@@ -7,7 +7,6 @@ raw samples, each with the host it was taken on. Shares are 0..1, times millisec
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fer_lab.core.errors import InputError, NotFound, refuse_newer
+from fer_lab.core.files import write_whole
 from fer_lab.core.types import Host, LatencyProfile, LatencySpec, Verdict
 from fer_lab.measure.names import short_names
 
@@ -257,7 +257,7 @@ class Comparison:
     def write(self, folder: Path) -> Path:
         """Write `folder/comparison.json` atomically and return its path."""
         folder.mkdir(parents=True, exist_ok=True)
-        return write_atomically(folder / FILE, self.to_json())
+        return write_whole(folder / FILE, self.to_json())
 
 
 def read(path: str | Path) -> Comparison:
@@ -293,20 +293,6 @@ def json_schema() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Comparison).json_schema()
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write UTF-8 text beside `path`, flush it to the disk, move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _plain(value: object) -> object:

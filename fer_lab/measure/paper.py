@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from fer_lab.measure.comparison import Comparison, Profile, Row, write_atomically
+from fer_lab.core.files import write_whole
+from fer_lab.measure.comparison import Comparison, Profile, Row
 from fer_lab.measure.metrics import ECE_BINS
 
 FLAT = tuple(
@@ -36,7 +37,7 @@ REFERENCES = (
 def write(comparison: Comparison, folder: Path) -> None:
     """Write the four files of TEXTS."""
     for name, make in TEXTS.items():
-        write_atomically(folder / name, make(comparison))
+        write_whole(folder / name, make(comparison))
 
 
 def leaderboard_csv(comparison: Comparison) -> str:

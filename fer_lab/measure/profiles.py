@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fer_lab.core.errors import InputError, NotFound, refuse_newer
+from fer_lab.core.files import write_whole
 from fer_lab.core.types import Host, LatencyProfile, LatencySpec
 from fer_lab.measure import latency, stats
 from fer_lab.measure.candidates import Candidate
-from fer_lab.measure.comparison import Profile, write_atomically
+from fer_lab.measure.comparison import Profile
 from fer_lab.measure.host import load_average, this_host
 
 SCHEMA = 1
@@ -77,7 +78,7 @@ class Profiles:
             for profile in group["profiles"]:
                 profile["rounds"] = _rounded(profile["rounds"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_atomically(path, json.dumps(tree, ensure_ascii=False, allow_nan=False, default=dict) + "\n")
+        return write_whole(path, json.dumps(tree, ensure_ascii=False, allow_nan=False, default=dict) + "\n")
 
 
 def read(path: Path) -> Profiles:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -26,9 +25,10 @@ import numpy.typing as npt
 
 from fer_lab.core import lock
 from fer_lab.core.errors import InputError, NotFound, refuse_newer
+from fer_lab.core.files import replacing, write_whole
 from fer_lab.core.types import Evaluation, Host, Split
 from fer_lab.data.faces import DAMAGED_NPZ
-from fer_lab.measure.comparison import FILE, Audit, write_atomically
+from fer_lab.measure.comparison import FILE, Audit
 
 SCHEMA = 1
 PLAN, FACES, ROWS, LATENCY, PROFILES = "plan.json", "faces.npz", "rows", "latency.json", "profiles"
@@ -84,9 +84,7 @@ class Plan:
     def write(self, folder: Path) -> None:
         """Write plan.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            folder / PLAN, json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False, default=dict) + "\n"
-        )
+        write_whole(folder / PLAN, json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False, default=dict) + "\n")
 
 
 @dataclass(frozen=True)
@@ -220,15 +218,8 @@ def _whose(plan: Plan, index: int) -> dict[str, str]:
 
 def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _load(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_lab.core.errors import MissingPart
+from fer_lab.core.files import write_whole
 from fer_lab.core.types import Evaluation, Verdict
 from fer_lab.data.faces import FaceDataset
 from fer_lab.measure import charts, metrics, paper, plots, record, stats, verdicts
-from fer_lab.measure.comparison import RARE, Comparison, Row, write_atomically
+from fer_lab.measure.comparison import RARE, Comparison, Row
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"
@@ -45,7 +46,7 @@ def write(comparison: Comparison, folder: Path, dataset: FaceDataset | None) -> 
     environment.filters |= {"percent": paper.percent, "points": _points, "ms": _ms, "short": comparison.names.__getitem__}
     source = resources.files("fer_lab.measure").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(_context(comparison, folder, dataset))
-    return write_atomically(folder / FILE, page)
+    return write_whole(folder / FILE, page)
 
 
 def recommend(comparison: Comparison) -> Advice:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
+
+from fer_lab.core.files import write_whole
 
 WEIGHTS = "weights.safetensors"
 
@@ -35,23 +36,4 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save
 
     data = save({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()})
-    write_bytes(data, path)
-
-
-def write_bytes(data: bytes, path: Path) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part. Raises OSError on a full disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # a rename is durable once its folder is flushed; Windows has no such call
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    write_whole(path, data)

@@ -32,7 +32,7 @@ Kind = Literal["parent", "trial", "confirm", "finish"]
 Status = Literal["free", "leased", "complete", "pruned", "failed"]
 ENDED: tuple[Status, ...] = ("complete", "pruned", "failed")
 MAX_DEATHS = 2
-"""A job whose worker died this often within one epoch is given up: one retry. Two closed lids, epochs apart, are no fault of its."""
+"""A job whose worker died this often within one epoch is given up: one retry. Lids closed epochs apart are not its fault."""
 PATIENCE = 0.8
 """Part of a lease for which a worker waits for a database that does not answer; then its job may be another's."""
 STALLED_S = 1800.0

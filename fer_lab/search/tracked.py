@@ -20,6 +20,7 @@ from fer_lab.core import lock
 from fer_lab.core.config import RunConfig, SweepConfig, dump_yaml, flatten
 from fer_lab.core.console import note
 from fer_lab.core.errors import FerLabError, InputError, Interrupted, heed
+from fer_lab.core.files import write_whole
 from fer_lab.search.leases import LeaseLost
 from fer_lab.search.trial import Pruned, failure_reason
 
@@ -78,11 +79,9 @@ def end_abandoned(store: Store) -> None:
 
 def keep_config(config: RunConfig, folder: Path) -> None:
     """Write the run's configuration where `--resume` finds it; one that is there stays, whatever a resumed run may change."""
-    from fer_lab.models.weights import write_bytes
-
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).is_file():
-        write_bytes(dump_yaml(config).encode(), folder / CONFIG)
+        write_whole(folder / CONFIG, dump_yaml(config))
 
 
 def tracked_fit(

@@ -25,6 +25,7 @@ from fer_lab.backends.bundle import MANIFEST, Bundle, Card, check_signer, open_b
 from fer_lab.backends.signature import demanded
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError, IntegrityError, NotFound, Refused, Unreachable, nearest
+from fer_lab.core.files import write_whole
 from fer_lab.data import faces
 from fer_lab.tracking.address import store_uri
 from fer_lab.tracking.failures import is_locked_out, is_outage
@@ -379,10 +380,7 @@ def _remember(cache: Path, ref: str, uri: str, resolved: Resolved) -> None:
     known = _last_resolved(cache)
     if known.get(_key(ref, uri)) == entry:
         return
-    path = cache / "resolved.json"
-    temporary = path.with_name(f".resolved.{os.getpid()}")
-    temporary.write_text(json.dumps(known | {_key(ref, uri): entry}, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(cache / "resolved.json", json.dumps(known | {_key(ref, uri): entry}, indent=1))
 
 
 def _last_resolved(cache: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fer_lab.core.files import write_whole
+
 Operation = Mapping[str, Any]
 
 
@@ -76,9 +78,7 @@ class Spool:
         with self._lock():
             rest = self.operations()[done:]
             if rest:
-                temporary = self._path.with_suffix(".tmp")
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in rest), encoding="utf-8", newline="\n")
-                temporary.replace(self._path)
+                write_whole(self._path, "".join(json.dumps(line) + "\n" for line in rest))
             else:
                 self._path.unlink(missing_ok=True)
                 shutil.rmtree(self._files, ignore_errors=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fer_lab.core.errors import InputError, IntegrityError, refuse_newer
-from fer_lab.models.weights import write_bytes
+from fer_lab.core.files import is_staged, write_whole
 
 SCHEMA = 1
 KEPT = 2
@@ -43,7 +43,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
     name = f"checkpoint-{checkpoint.epoch:06d}"
     data = to_bytes({key: tensor.detach().to("cpu").contiguous() for key, tensor in checkpoint.tensors.items()})
-    write_bytes(data, folder / f"{name}.safetensors")
+    write_whole(folder / f"{name}.safetensors", data)
     record = {
         "schema": SCHEMA,
         "epoch": checkpoint.epoch,
@@ -51,10 +51,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "state_sha256": _digest(checkpoint.state),
         "state": checkpoint.state,
     }
-    write_bytes(_as_bytes(record), folder / f"{name}.json")
+    write_whole(folder / f"{name}.json", _as_bytes(record))
     kept = {f"checkpoint-{epoch:06d}" for epoch in _epochs(folder)[:KEPT]}
     for path in folder.iterdir():
-        if path.suffix == ".tmp" or (path.name.startswith("checkpoint-") and path.stem not in kept):
+        if is_staged(path) or (path.name.startswith("checkpoint-") and path.stem not in kept):
             path.unlink(missing_ok=True)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fer_lab.core.config import RunConfig
 from fer_lab.core.errors import FerLabError, InputError, heed
+from fer_lab.core.files import write_whole
 from fer_lab.core.labels import protocol
 from fer_lab.measure.metrics import all_metrics
 from fer_lab.models import backbones
@@ -437,9 +438,7 @@ def _kept_name(metric: str) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    from fer_lab.models.weights import write_bytes
-
-    write_bytes(source.read_bytes(), target)
+    write_whole(target, source.read_bytes())
 
 
 FREE_TO_CHANGE = ("name", "train.device", "train.threads", "train.compile")

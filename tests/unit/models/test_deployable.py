@@ -12,7 +12,7 @@ from torch import nn
 
 from fer_lab.core.errors import IntegrityError
 from fer_lab.models.deployable import Deployable, enlarge, normalise, restored
-from fer_lab.models.weights import write_bytes, write_tensors
+from fer_lab.models.weights import write_tensors
 
 FACES = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -51,18 +51,3 @@ def test_weights_that_do_not_fit_the_card_are_an_integrity_error(tmp_path: Path)
     for raw in (b"\x10\x00", (tmp_path / "weights.safetensors").read_bytes()):
         with pytest.raises(IntegrityError, match=r"weights\.safetensors does not fit"):
             restored(CARD, raw, "weights.safetensors")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new bytes are staged beside the target; when they cannot be flushed, nothing changes."""
-    target = tmp_path / "weights.safetensors"
-    write_bytes(b"old", target)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_bytes(b"new", target)
-    assert target.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
