@@ -68,13 +68,17 @@ def test_the_demo_runs_it_when_the_registry_is_empty(home: Path, shipped: Path, 
 
 @pytest.mark.parametrize(("protocol", "labels"), [("ferplus8", 8), ("ferplus5", 5)])
 def test_it_teaches_without_its_torch_weights(
-    protocol: str, labels: int, shipped: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch
+    protocol: str, labels: int, shipped: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A slim bundle answers for the training faces in a runtime that it has; a run with fewer labels hears it on those."""
+    """A slim bundle answers for the training faces in a runtime that it has; a run with fewer labels hears it on those.
+
+    Minutes for the real faces: how far it is and how long it will take is said.
+    """
     from fer_lab.search import tracked
     from fer_lab.search.tracked import resolve_teachers, teacher_probs
 
     monkeypatch.setattr(tracked, "FACES_AT_ONCE", 300)
+    monkeypatch.setattr(tracked, "SAY_S", 0)
 
     config = load_run_config(None, ["data.dataset=synthetic", f"data.protocol={protocol}", f"train.teachers=[{shipped}]"])
     probs = teacher_probs(resolve_teachers(config, None), config, drawn)
@@ -83,6 +87,7 @@ def test_it_teaches_without_its_torch_weights(
         expected = predictor.predict(drawn.pixels[drawn.indices("train")])[:, :labels]
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probs, expected, atol=1e-3)
+    assert f": 300 of {len(expected)}, about 1 min left" in capsys.readouterr().err
 
 
 def test_a_run_can_be_stopped_while_its_teachers_answer(shipped: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
