@@ -26,6 +26,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     options = parser.parse_args()
+    if len(options.weights) < 2:
+        parser.error("the mean of one network is the network; name two or more")
 
     states = [load_file(path) for path in options.weights]
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]

@@ -12,7 +12,8 @@
 
     on a tiny machine: --runtimes openvino --batches 1 --no-robustness --no-cold-start
 
-Only this verb opens the test split; each look is counted in the registry's ledger. The first model is the reference unless
+Only this verb, and `promote` where nothing was compared yet, opens the test split; each look is counted in the ledger of every
+registered model that takes part (models given by path are not counted). The first model is the reference unless
 --against names another (`champion` is that of the first model's registered name). An interrupted comparison goes on where
 it stopped, per model × runtime, when the same command is given again.
 

@@ -6,9 +6,9 @@
     python -m fer_lab.export --check path/to/bundle           # verify a bundle again, anywhere, without a dataset
 
 Each runtime is held against torch float32 on the CPU over every face of the validation split: largest |Δp|, flips,
-accuracy of its own artifact, batch 1 against batch 64. INT8 is calibrated on training faces; when accuracy drops by more
-than --max-drop points, layers are put back to float, for at most --int8-minutes per runtime, and when that is not enough
-the runtime is refused (exit 3) and the others are kept. The test split is never opened: `compare` does that.
+accuracy of its own artifact; 512 of them also each alone against batches of 64. INT8 is calibrated on training faces; when
+accuracy drops by more than --max-drop points, layers are put back to float, for at most --int8-minutes per runtime, and when
+that is not enough the runtime is refused (exit 3) and the others are kept. The test split is never opened: `compare` does that.
 
 Prints one line per runtime, then `next:`. A version never changes: exporting version 3 registers a new one, tagged
 exported_from=3, and @challenger moves along when version 3 held it. The files lie in OUT/<digest>/, and OUT/CURRENT

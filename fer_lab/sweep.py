@@ -10,8 +10,9 @@ mean decides; each that survives is registered with the weights of its median se
 test split stays sealed.
 
 The same command started again joins the study, here or (with FER_LAB_STORAGE=postgresql+psycopg://USER@HOST/DB) on
-another machine; killed workers lose at most one epoch. A finished study trains nothing and prints its result;
-`sweep.trials=40` extends it. An edited configuration, space or dataset is a new study.
+another machine; killed workers lose at most one epoch where they share FER_LAB_HOME, elsewhere their trial. A finished
+study trains nothing and prints its result; `sweep.trials=40` extends it. An edited configuration, space or dataset is a
+new study.
 
 Prints a table, the line that points MLflow's own commands at the store, the command to type next, and one line of JSON:
 {"study": …, "parent_run_id": …, "trials": {"complete": 5, "pruned": 1, "failed": 0}, "best": {"run_id": …,

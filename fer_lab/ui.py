@@ -135,17 +135,19 @@ def _wait(server: subprocess.Popen[bytes], base: str, log: Path, stop: Stop) -> 
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its worker."""
-    if server.poll() is None:
-        if os.name == "posix":
-            os.killpg(server.pid, signal.SIGTERM)
-        else:
-            server.terminate()
+    """End the server and its worker, at once when it hangs or a second signal comes: the worker would keep the port."""
+    if server.poll() is not None:
+        return
+    if os.name != "posix":
+        server.kill()
+        return
+    os.killpg(server.pid, signal.SIGTERM)
     try:
         with suppress(subprocess.TimeoutExpired):
             server.wait(10)
     finally:
-        server.kill()
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises OSError, of a full disk for one.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # containers that share a disk have the same process ids
     try:
         with staged.open("wb") as file:
             yield file
@@ -25,12 +26,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         staged.unlink(missing_ok=True)
     if os.name == "posix":  # a rename is durable once its folder is flushed; Windows has no such call, nor have some network disks
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            with suppress(OSError):
+        with suppress(OSError):
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
                 os.fsync(folder)
-        finally:
-            os.close(folder)
+            finally:
+                os.close(folder)
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:

@@ -84,10 +84,10 @@ class Stop:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let those signals raise Terminated inside; a verb that hears them in a way of its own puts a `Stop` over this.
+    """Let SIGTERM and SIGHUP raise Terminated inside; a verb that hears them in a way of its own puts a `Stop` over this.
 
-    Meant for the whole of what a process does: once it was asked to end, a signal that a launcher passes on a second time
-    changes nothing until its last moment, so that its exit code is its own.
+    Meant for the whole of what a process does: once this or a `Stop` heard one, the same signal passed on by a launcher
+    changes nothing until the process' last moment, so that its exit code is its own.
     """
     global _heard_s  # a signal comes to the process, not to an object
     if threading.current_thread() is not threading.main_thread():
@@ -116,6 +116,7 @@ def terminable() -> Iterator[None]:
     finally:
         ended = True
         if _heard_s == -math.inf:
+            atexit.unregister(_end_deaf)
             for number, handler in before.items():
                 signal.signal(number, handler)
 

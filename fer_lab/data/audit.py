@@ -192,7 +192,7 @@ def save_audited(
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / FILE) as file:
         file.write(json.dumps(report, indent=1).encode())
-        file.flush()
+        file.flush()  # a full disk is met before the faces are replaced
         dataset.save(folder)
     return report
 

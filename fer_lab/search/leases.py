@@ -32,7 +32,7 @@ Kind = Literal["parent", "trial", "confirm", "finish"]
 Status = Literal["free", "leased", "complete", "pruned", "failed"]
 ENDED: tuple[Status, ...] = ("complete", "pruned", "failed")
 MAX_DEATHS = 2
-"""A job whose worker died this often within one epoch is given up: one retry. Lids closed epochs apart are not its fault."""
+"""A job whose worker died this often without getting further is given up: one retry for each epoch that it reaches."""
 PATIENCE = 0.8
 """Part of a lease for which a worker waits for a database that does not answer; then its job may be another's."""
 STALLED_S = 1800.0
@@ -53,7 +53,7 @@ class Job:
     status: Status
     worker: str | None
     fence: int  # counts the claims; the highest one may write
-    deaths: int  # how often a worker died with it since its last finished epoch
+    deaths: int  # how often a worker died with it and it had not got further since the death before
     expires: float | None  # seconds since the epoch, of the database's clock
     epoch: int | None  # the last finished epoch, 0-based
     trial: int | None  # Optuna's number of the latest attempt
@@ -332,16 +332,17 @@ class Leases:
             if row is None or row.expires >= _now(connection):
                 return None
             payload = json.loads(row.payload)
-            went_on = row.epoch is not None and row.epoch > payload.get("died_after", row.epoch)
+            epoch = -1 if row.epoch is None else int(row.epoch)
+            went_on = epoch > payload.get("died_after", epoch)
             deaths = 1 if went_on else int(row.deaths) + 1
-            payload["died_after"] = -1 if row.epoch is None else row.epoch
+            payload["died_after"] = epoch
             # Bookkeeping (parent, finish) is idempotent and quick; only training can be what kills its worker.
             given_up = deaths >= MAX_DEATHS and row.kind in {"trial", "confirm"}
             status: Status = "failed" if given_up else "free"
             connection.execute(
                 table.update().where(*self._key(job)).values(
                     status=status, deaths=deaths, expires=None, fence=job.fence + 1, payload=json.dumps(payload),
-                    reason=f"its worker died {deaths} times within one epoch" if given_up else None,
+                    reason=f"its worker died {deaths} times without getting further" if given_up else None,
                 )
             )  # fmt: skip
             return status

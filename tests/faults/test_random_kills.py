@@ -67,7 +67,7 @@ def sweep_under_fire(place: Place, config: Path, study: str, draw: random.Random
 
     Returns what each was doing, and how many workers lost a lease unkilled (a host too busy to renew it in time).
 
-    A job whose worker died is spared a second time: by design two deaths give it up (`leases.MAX_DEATHS`).
+    A job whose worker died is spared a second time: by design two deaths within an epoch give it up (`leases.MAX_DEATHS`).
     """
     arguments = (f"sweep.trials={TRIALS}", "--study", study)
     workers = [start(place, config, *arguments) for _ in range(draw.randint(2, 4))]

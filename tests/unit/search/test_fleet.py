@@ -74,9 +74,11 @@ def test_ctrl_c_at_the_terminal_is_one_signal_for_each_worker(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal")
-def test_a_closed_terminal_is_told_to_stop_unless_nohup_asked_to_go_on() -> None:
+def test_a_closed_terminal_is_told_to_stop_unless_nohup_asked_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers have a session of their own: the hang-up reaches the parent only, which passes it on."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    monkeypatch.setattr(signals, "_heard_s", -math.inf)
+    monkeypatch.setattr(signals, "leave_terminal", lambda: None)  # the tests' own
     try:
         with Stop() as stop:
             os.kill(os.getpid(), signal.SIGHUP)

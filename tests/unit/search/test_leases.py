@@ -118,7 +118,7 @@ def test_a_job_is_retried_once_after_a_death_and_freely_after_a_release(storage:
         time.sleep(0.05)
         assert [leases.bury(job) for job in leases.expired()] == [expected]
     assert leases.claim("trial", "a") is None
-    assert leases.jobs("trial")[0].reason == "its worker died 2 times within one epoch"
+    assert leases.jobs("trial")[0].reason == "its worker died 2 times without getting further"
 
 
 def test_a_death_after_a_finished_epoch_counts_anew(storage: StudyStorage) -> None:
