@@ -49,10 +49,12 @@ def verdict(aspect: str, low: float, high: float, n: int = 300, word: str = "und
     return Verdict(CHALLENGER, "openvino", aspect, word, "by hand", n, (low + high) / 2, low, high)  # type: ignore[arg-type]
 
 
-def profile(digest: str = "d2", runtime: str = "openvino", host: Host = HOST, threads: int = 1, ms: float = 4.0) -> Profile:
-    """100 samples around `ms`."""
+def profile(
+    digest: str = "d2", runtime: str = "openvino", host: Host = HOST, threads: int = 1, ms: float = 4.0, end_to_end: bool = False
+) -> Profile:
+    """100 samples from `ms` to half a millisecond more."""
     rounds = (tuple(ms + i / 100 for i in range(50)),) * 2
-    spec = LatencySpec(runtime, threads, 1)
+    spec = LatencySpec(runtime, threads, 1, end_to_end)
     return Profile(host, runtime, 0.01, LatencyProfile(CHALLENGER, digest, spec, rounds, 90.0, 12.0, 150.0, 23.7))
 
 

@@ -116,13 +116,12 @@ class Tracker:
         track.frames += 1
         self.face_s += gap
         best = int(track.probs.argmax())
-        if best == track.label:
+        if best == track.label or float(track.probs[best] - track.probs[track.label]) < self.steady.lead:
             track.rival = None
             return
         if best != track.rival:
             track.rival, track.rival_since_s = best, time_s
-        leads = float(track.probs[best] - track.probs[track.label]) >= self.steady.lead
-        if leads and time_s - track.rival_since_s >= self.steady.hold_s:
+        if time_s - track.rival_since_s >= self.steady.hold_s:
             track.label, track.rival = best, None
             track.changes += 1
             self.changes += 1

@@ -80,7 +80,7 @@ def macro_interval(hits: Sequence[int], n: Sequence[int], alpha: float = ALPHA) 
     (0, 1) when there is none.
 
     >>> [round(x, 3) for x in macro_interval([85, 3], [100, 10])]
-    [0.454, 0.729]
+    [0.47, 0.729]
     """
     present = [(h, m, *wilson(h, m, alpha)) for h, m in zip(hits, n, strict=True) if m > 0]
     if not present:

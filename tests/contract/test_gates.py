@@ -117,6 +117,7 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
         "another artifact": in_record(profiles=(profile("d1"),)),
         "another thread count": in_record(profiles=(profile(threads=2),)),
         "the slower of two": in_record(profiles=(profile(), profile(ms=30.0))),
+        "with the crop only": in_record(profiles=(profile(end_to_end=True),)),
         "not measured": in_record(profiles=()),
         "not a number": in_record(profiles=(profile(ms=math.nan),)),
     },
@@ -131,6 +132,7 @@ SPOILT: dict[str, dict[str, Spoiler]] = {
     },
     "provenance": {
         "no fingerprint": in_row(card=CARD | {"fingerprint": ""}),
+        "an unknown fingerprint": in_row(card=CARD | {"fingerprint": "unknown"}),
         "no card": in_row(card={}),
     },
     "licence": {
@@ -172,6 +174,41 @@ def test_a_spoilt_record_is_refused(name: str, how: str) -> None:
     comparison = good_comparison()
     verdict = judge(known()[name], *SPOILT[name][how](comparison, comparison.rows[1]))
     assert not verdict.passed, verdict
+
+
+STRICTER: list[tuple[str, dict[str, object]]] = [
+    ("evidence", {"min_faces": 1001}),
+    ("not_worse", {"margin": 0.004}),
+    ("calibration", {"max_ece": 0.01}),
+    ("calibration", {"max_brier": 0.2}),
+    ("latency", {"budget_ms": 4.3}),  # the median is 4.25, the 95th percentile 4.47
+    ("latency", {"budget_ms": 20, "batch": 8}),
+    ("latency", {"budget_ms": 20, "min_samples": 101}),
+    ("size", {"max_mb": 20}),
+]
+LOOSER: list[tuple[str, str, dict[str, object]]] = [
+    ("not_worse", "beyond the margin", {"margin": 0.03}),
+    ("brier_not_worse", "confirmed rise", {"max_rise": 0.02}),
+    ("parity", "flips", {"max_flip_rate": 0.1}),
+    ("parity", "accuracy", {"max_drop": 0.03}),
+    ("leakage", "test faces in training", {"max_faces": 300}),
+]
+"""Limits of a policy under which the good record fails, and a spoilt one passes."""
+
+
+@pytest.mark.parametrize(("name", "params"), STRICTER)
+def test_a_stricter_limit_refuses_the_good_record(name: str, params: dict[str, object]) -> None:
+    """It is the policy's limit that is asked, not the gate's own."""
+    comparison, gate = good_comparison(), known()[name]
+    assert not gate.check(comparison, comparison.rows[1], validate(gate.params, params, name)).passed
+
+
+@pytest.mark.parametrize(("name", "how", "params"), LOOSER)
+def test_a_looser_limit_lets_a_spoilt_record_through(name: str, how: str, params: dict[str, object]) -> None:
+    """So does a policy that allows more."""
+    comparison, gate = good_comparison(), known()[name]
+    spoilt = SPOILT[name][how](comparison, comparison.rows[1])
+    assert gate.check(*spoilt, validate(gate.params, params, name)).passed
 
 
 @gates

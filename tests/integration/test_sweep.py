@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_the_quickstart_ends_with_a_registered_challenger_and_a_second_start_tra
     resolved = registry.resolve("models:/fer-synthetic-8@challenger", store)
     assert resolved.run_id == result["best"]["run_id"]
     children = store.children(result["parent_run_id"])
-    assert sorted(child["name"] for child in children) == ["confirm-000", "trial-000", "trial-001"] or len(children) == 3
+    assert Counter(child["name"].partition("-")[0] for child in children) == {"trial": 2, "confirm": 1}
     assert {child["status"] for child in children} == {"FINISHED"}
 
     assert sweep.main(TINY) == 0

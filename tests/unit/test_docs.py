@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -106,3 +108,15 @@ def test_the_architecture_shows_every_package() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     packages = {path.parent.name for path in (ROOT / "fer_lab").glob("*/__init__.py")}
     assert {package for package in packages if f"  {package}/" not in text} == set()
+
+
+EXAMPLES = sorted(path for path in (ROOT / "fer_lab").rglob("*.py") if ">>> " in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_the_examples_in_docstrings_hold(path: Path) -> None:
+    """What stands behind >>> is what it gives."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    done = doctest.testmod(importlib.import_module(name))
+    assert done.attempted > 0
+    assert done.failed == 0

@@ -47,6 +47,15 @@ def test_counts_agree_with_a_count_by_hand(mini: FaceDataset) -> None:
     }  # fmt: skip
 
 
+def test_twins_are_counted_among_the_faces_that_a_protocol_keeps() -> None:
+    """A twin that the protocol drops (not a face, unknown) is in train all the same, but not kept; it has no other label."""
+    faces = dataset([0, 1, 0, 2, 0, 2], [1, 1, 2, 2, 3, 3], [0, 0, 1, 8, 9, 1])
+    assert audit.audit(faces)["duplicates"]["exact"]["kept"]["ferplus8"] == {
+        "valid_in_train": 1, "valid_twin_kept": 1, "valid_other_label": 0,
+        "test_in_train": 1, "test_twin_kept": 0, "test_other_label": 0, "test_in_train_or_valid": 1,
+    }  # fmt: skip
+
+
 def test_near_duplicates_agree_with_comparing_everything(drawn: FaceDataset) -> None:
     """The banded search finds exactly the pairs that comparing all hashes finds."""
     rng = np.random.default_rng(5)
@@ -66,6 +75,7 @@ def test_near_duplicates_agree_with_comparing_everything(drawn: FaceDataset) -> 
                     expected.add((a, b))
     assert expected
     assert expected == {(pair.a, pair.b) for pair in audit.near_pairs(changed)}
+    assert sum(audit.audit(changed)["duplicates"]["near"]["pairs"].values()) == len(expected)
 
 
 def test_flat_pictures_are_no_trouble() -> None:

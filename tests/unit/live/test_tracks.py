@@ -10,9 +10,9 @@ from fer_lab.live.tracks import Steadiness, Tracker, overlap
 LABELS = ("neutral", "happiness", "anger")
 
 
-def crop(gray: int = 100) -> np.ndarray:
-    """A flat face; light alone is no cut."""
-    return np.full((1, 1, 48, 48), gray, np.uint8)
+def crop() -> np.ndarray:
+    """A flat face."""
+    return np.full((1, 1, 48, 48), 100, np.uint8)
 
 
 def probs(*values: float) -> np.ndarray:
@@ -58,6 +58,37 @@ def test_noise_around_even_odds_changes_rarely() -> None:
         raw.append(int(one.argmax()))
     assert np.count_nonzero(np.diff(raw)) / 60 > 3
     assert tracker.changes / tracker.face_s <= 0.2
+
+
+def test_another_label_wins_when_it_leads_by_enough_for_long_enough() -> None:
+    """Neither a rival that is ahead by too little, however long, nor one that leads for a moment, however often; the clock
+    starts with the lead."""
+    tracker, shown, time_s = Tracker(LABELS, Steadiness(memory_s=1e-6, lead=0.1, hold_s=0.25)), [], 0.0
+    for rival, frames in ((0.3, 1), (0.54, 30), (0.7, 7), (0.3, 1), (0.7, 7), (0.54, 1), (0.7, 7), (0.3, 1), (0.7, 9)):
+        for _ in range(frames):
+            (track,) = tracker.update(face(), probs(1 - rival, rival, 0), crop(), time_s)
+            time_s += 1 / 30
+        shown.append(track.label)
+    assert shown == [0] * 8 + [1]
+
+
+def test_light_alone_is_no_cut() -> None:
+    """A lamp that goes on, a cloud: mean and contrast change, the face stays."""
+    tracker = Tracker(LABELS)
+    picture = np.random.default_rng(0).integers(0, 200, (1, 1, 48, 48))
+    numbers = [
+        tracker.update(face(), probs(1, 0, 0), (picture * light).astype(np.uint8), i / 30)[0].number
+        for i, light in enumerate((1.0, 0.5, 1.2))
+    ]
+    assert numbers == [1, 1, 1]
+
+
+def test_a_face_goes_on_with_the_track_that_it_overlaps_most() -> None:
+    """Not with the oldest one that it touches."""
+    tracker = Tracker(LABELS)
+    tracker.update(face(0) + face(60), np.concatenate([probs(1, 0, 0)] * 2), np.concatenate([crop()] * 2), 0.0)
+    (track,) = tracker.update(face(50), probs(1, 0, 0), crop(), 0.04)
+    assert track.number == 2
 
 
 def test_the_frame_rate_does_not_change_the_memory() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tiny_bundle import write
 
 from fer_lab.backends.bundle import open_bundle
+from fer_lab.data.audit import twins
 from fer_lab.data.faces import FaceDataset
 from fer_lab.measure import audits
 from fer_lab.measure.candidates import Candidate
@@ -64,3 +65,14 @@ def test_what_export_saw_on_one_device_is_not_said_of_another(tmp_path: Path) ->
     candidate = Candidate("bundle", bundle)
     assert candidate.parity("openvino") == candidate.parity("openvino:CPU")
     assert candidate.parity("openvino:GPU") is None
+
+
+def test_a_clean_face_has_no_twin_in_the_splits_before_it(drawn: FaceDataset) -> None:
+    """As the audit of the dataset says, which groups twins in another way; a twin in valid alone counts too."""
+    pixels, rows = drawn.pixels.copy(), drawn.indices("test")
+    pixels[rows[0]] = pixels[drawn.indices("valid")[0]]
+    planted = replace(drawn, pixels=pixels)
+    clean = {planted.names[row] for row in rows[audits.clean_mask(planted, rows, "test")]}
+    assert clean == set(twins(planted).clean_test)
+    assert planted.names[rows[0]] not in clean
+    assert clean

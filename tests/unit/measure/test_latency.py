@@ -10,7 +10,7 @@ import pytest
 
 from fer_lab.core.errors import InputError
 from fer_lab.core.types import LatencySpec
-from fer_lab.measure import latency
+from fer_lab.measure import latency, stats
 
 QUICK = latency.Budget(rounds=6, samples=60, seconds=0.3, warm_up_seconds=0.01)
 
@@ -76,6 +76,20 @@ def test_the_control_is_the_first_candidate_again():
     assert all(fake.closed for fake in made)
     assert measured.control.low <= measured.control.value <= measured.control.high  # how near to 1 depends on the machine
     assert measured.floor >= abs(measured.control.value - 1)
+
+
+def test_the_control_times_the_first_candidate_and_no_other():
+    """Its calls are that one's, one uncounted per turn; the ratio is between the two series of the same model."""
+    log = []
+    timed = [
+        latency.Timed(name, lambda name=name, s=seconds: Fake(name, s, log), spec())
+        for name, seconds in (("a", 0.001), ("b", 0.003))
+    ]
+    measured = latency.measure_with_control(timed, QUICK)
+    calls = [name for name, collecting in log if not collecting]
+    first = measured.profiles[0]
+    assert calls.count("a") == len(first.samples_ms) + sum(map(len, measured.control_rounds)) + 2 * QUICK.rounds
+    assert measured.control == stats.latency_ratio(first.rounds, measured.control_rounds)[0]
 
 
 def test_end_to_end_feeds_faces_of_the_contract():

@@ -152,3 +152,19 @@ def test_the_interval_of_one_class_is_wilsons_and_empty_classes_are_left_out():
     assert stats.macro_interval([0], [0]) == (0.0, 1.0)
     low, high = stats.macro_interval([0, 10], [10, 10])
     assert low < 0.5 < high  # none right of ten, and all of ten, are not certain
+
+
+def test_the_noise_floor_is_how_far_the_control_may_be_from_itself() -> None:
+    """The end of its interval that is further from one, not the estimate."""
+    assert stats.noise_floor(stats.Interval(1.0, 0.97, 1.01)) == pytest.approx(0.03)
+
+
+def test_the_faces_that_an_undecided_comparison_lacks() -> None:
+    """Those of the word that needs fewer: a difference, or non-inferiority."""
+    counts = stats.Paired(3137, 130, 160)
+    difference = stats.faces_for_difference(counts.change, counts.disagreement)
+    non_inferiority = stats.faces_for_non_inferiority(counts.change, counts.disagreement, 0.015)
+    assert difference is not None
+    assert non_inferiority is not None
+    assert 3137 < difference < non_inferiority
+    assert stats.more_faces(counts, 0.015) == difference - 3137

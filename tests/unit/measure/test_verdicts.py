@@ -55,6 +55,12 @@ def test_accuracy_is_primary(gained, lost, word):
     assert (primary.faces_needed is not None) == (word == "undecided")
 
 
+def test_the_margin_is_the_callers():
+    """The same faces: undecided within 1.5 points, non-inferior within five."""
+    words = [verdicts.judge(*pair(1000, 20, 24), {}, margin=margin)[0].verdict for margin in (0.015, 0.05)]
+    assert words == ["undecided", "non-inferior"]
+
+
 def test_better_wins_over_non_inferior():
     """A clear gain is better, although its interval lies above the margin too."""
     assert verdicts.judge_accuracy("m", "r", stats.Paired(1000, 60, 20)).verdict == "better"
@@ -79,7 +85,9 @@ def test_classes_and_slices_are_corrected_together():
     assert found["class:a"].verdict != "worse"
     assert found["slice:half"].verdict == "worse"
     assert found["brier"].verdict == "worse"
+    assert found["accuracy"].verdict == "worse"
     assert found["class:b"].high < 0
+    assert found["class:b"].low < stats.paired_interval(stats.Paired(200, 0, 40)).low
     assert found["class:b"].p_value > stats.mcnemar(0, 40)
 
 

@@ -253,7 +253,7 @@ def test_a_database_that_stays_away_ends_the_worker_in_one_sentence(
     connect = Engine.connect
 
     def away(engine: Engine) -> Any:
-        if engine.url == storage.engine.url and time.monotonic() - refused.setdefault("since", time.monotonic()) < 3.5:
+        if engine.url == storage.engine.url and time.monotonic() - refused.setdefault("since", time.monotonic()) < 6:
             raise OperationalError("SELECT secret", {}, Exception("the database system is shutting down"))
         return connect(engine)
 
