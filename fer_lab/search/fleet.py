@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from fer_lab.core.console import note
-from fer_lab.core.errors import Conflict, Interrupted
+from fer_lab.core.errors import Conflict
 from fer_lab.core.signals import Stop
 
 POLL_S = 0.5
@@ -88,8 +88,7 @@ def run_fleet(command: Sequence[str], workers: int, stop: Stop, is_finished: Cal
             _sleep()
     finally:
         _abort(running.values())  # a second Ctrl-C, or an error of our own: leave no orphans
-    if stop.number is not None:
-        raise Interrupted(stop.number, "interrupted; what was done is kept. The same command goes on from here")
+    stop.check()
     bad = [code for code in codes if code]
     if bad:
         note(f"note: {len(bad)} of {len(codes)} workers ended with an error (codes {', '.join(map(str, bad))})")

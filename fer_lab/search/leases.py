@@ -2,8 +2,8 @@
 
 Optuna suggests and prunes; this table makes counts exact and writers single. Job slots exist before anybody runs them,
 so a study of 12 trials has 12 slots however many workers join. A worker claims a slot for `lease_s` seconds and renews
-it; a slot whose lease ran out is given to another worker with a higher fence, once. Every write carries the fence and is
-refused (LeaseLost) when a successor holds a higher one.
+it; a slot whose lease ran out is given to another worker with a higher fence, until MAX_DEATHS. Every write carries the
+fence and is refused (LeaseLost) when a successor holds a higher one.
 """
 
 from __future__ import annotations
