@@ -80,7 +80,7 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
         os.environ[VARIABLE] = args.storage
     dataset = _dataset(config, root)
     if config.train.teachers:
-        from fer_lab.search.tracked import pinned_teachers
+        from fer_lab.search.teachers import pinned_teachers
 
         teachers = pinned_teachers(config)
         overrides = [*overrides, f"train.teachers={json.dumps(teachers)}"]
@@ -115,7 +115,7 @@ def _run(
     result = stored_result(sweep)
     finished_before = result is not None
     if result is None:
-        from fer_lab.search.tracked import resolve_teachers
+        from fer_lab.search.teachers import resolve_teachers
 
         _check_trials(config, dataset)
         store = open_store(root)  # once, before the workers: an unreachable server is said now

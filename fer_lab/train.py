@@ -65,7 +65,8 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
 def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     from fer_lab.core.config import load_run_config
     from fer_lab.core.errors import InputError
-    from fer_lab.search.tracked import end_abandoned, resolve_teachers
+    from fer_lab.search.teachers import resolve_teachers
+    from fer_lab.search.tracked import end_abandoned
     from fer_lab.tracking.store import open_store
 
     path, overrides = _split(args)
@@ -82,7 +83,8 @@ def _start(args: argparse.Namespace, stop: Stop) -> Mapping[str, Any]:
     if seeds is None:
         return _one(config, dataset, store, stop, command=_command(words))
     from fer_lab.core.config import dump_yaml, flatten, with_values
-    from fer_lab.search.tracked import CONFIG, held, keep_config, pinned_teachers, work_folder
+    from fer_lab.search.teachers import pinned_teachers
+    from fer_lab.search.tracked import CONFIG, held, keep_config, work_folder
 
     config = with_values(config, {"train.teachers": pinned_teachers(config)})
 

@@ -8,35 +8,28 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from fer_lab.core import lock
-from fer_lab.core.config import RunConfig, SweepConfig, dump_yaml, flatten
+from fer_lab.core.config import RunConfig, dump_yaml, flatten
 from fer_lab.core.console import note
-from fer_lab.core.errors import FerLabError, InputError, Interrupted, heed
+from fer_lab.core.errors import FerLabError, Interrupted
 from fer_lab.core.files import write_whole
 from fer_lab.search.leases import LeaseLost
+from fer_lab.search.teachers import resolve_teachers, teacher_probs
 from fer_lab.search.trial import Pruned, failure_reason
 
 if TYPE_CHECKING:
     from fer_lab.backends.bundle import Bundle
     from fer_lab.data.faces import FaceDataset
-    from fer_lab.tracking.registry import Resolved
     from fer_lab.tracking.run import Run
     from fer_lab.tracking.store import Store
     from fer_lab.training.fit import FitResult
 
 CONFIG = "config.yaml"
-FACES_AT_ONCE = 256  # of a teacher's: a second to five, after which a signal is heard
-SAY_S = 20.0  # between two words of how far a teacher is
 
 
 class Tracked(NamedTuple):
@@ -168,64 +161,6 @@ def tracked_fit(
         run.end("FAILED", reason=failure_reason(error))
         raise
     return Tracked(run.id, result, bundle)
-
-
-def teacher_probs(
-    teachers: Sequence[Resolved], config: RunConfig, dataset: FaceDataset, should_stop: Callable[[], int | None] | None = None
-) -> npt.NDArray[np.float32] | None:
-    """Return the mean probabilities of teachers for the training split, float32 [n, K], None without teachers.
-
-    A teacher of more labels than the run's is heard on the run's alone, as the votes are. should_stop() is asked every
-    few seconds and returns a signal number to stop: `Interrupted` is raised.
-    """
-    if not teachers:
-        return None
-    from fer_lab.backends.session import Predictor
-    from fer_lab.core.labels import protocol
-    from fer_lab.measure.host import usable_cores
-
-    wanted = protocol(config.data.protocol).label_set
-    faces = dataset.pixels[dataset.indices("train")]
-    answers = []
-    for resolved in teachers:
-        note(f"teacher {resolved.ref_shown}: predicting {len(faces)} training faces")
-        runtime = resolved.bundle.runtimes[0] if resolved.bundle.runtimes else "torch"  # a slim bundle has no torch weights
-        parts = []
-        with Predictor.open(resolved.bundle, runtime, threads=config.train.threads or usable_cores()) as predictor:
-            begun_s = said_s = time.monotonic()
-            for start in range(0, len(faces), FACES_AT_ONCE):
-                heed(should_stop, "stopped while the teachers answered")
-                now_s = time.monotonic()
-                if start and now_s - said_s > SAY_S:
-                    said_s = now_s
-                    left_s = (now_s - begun_s) / start * (len(faces) - start)
-                    note(f"teacher {resolved.ref_shown}: {start} of {len(faces)}, about {math.ceil(left_s / 60)} min left")
-                parts.append(predictor.predict(faces[start : start + FACES_AT_ONCE]))
-        answers.append(wanted.among(np.concatenate(parts), resolved.bundle.card.labels))
-    mean: npt.NDArray[np.float32] = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
-
-
-def resolve_teachers(config: RunConfig | SweepConfig, store: Store | None) -> list[Resolved]:
-    """Return the models of `train.teachers`. Raises NotFound for an unknown one, InputError for one that lacks a label."""
-    from fer_lab.core.labels import protocol
-    from fer_lab.tracking.registry import resolve
-
-    labels = protocol(config.data.protocol).label_set.labels
-    teachers = [resolve(ref, store) for ref in config.train.teachers]
-    for ref, teacher in zip(config.train.teachers, teachers, strict=True):
-        if not set(labels) <= set(teacher.bundle.card.labels):
-            raise InputError(f"teacher {ref} predicts {', '.join(teacher.bundle.card.labels)}; this run needs {', '.join(labels)}")
-    return teachers
-
-
-def pinned_teachers(config: RunConfig | SweepConfig) -> tuple[str, ...]:
-    """The teachers, aliases among them by version: an alias may move while several runs go on, also to one of them."""
-    if not any("@" in ref for ref in config.train.teachers if ref.startswith("models:/")):
-        return config.train.teachers
-    teachers = tuple(one.ref_shown for one in resolve_teachers(config, None))
-    note(f"teachers: {', '.join(teachers)}; name them so to go on with this once an alias has moved")
-    return teachers
 
 
 def _describe(run: Run, config: RunConfig, dataset: FaceDataset, command: str | None) -> None:

@@ -74,11 +74,12 @@ def test_it_teaches_without_its_torch_weights(
 
     Minutes for the real faces: how far it is and how long it will take is said.
     """
-    from fer_lab.search import tracked
-    from fer_lab.search.tracked import resolve_teachers, teacher_probs
+    from fer_lab.search import teachers
+    from fer_lab.search.teachers import resolve_teachers, teacher_probs
 
-    monkeypatch.setattr(tracked, "FACES_AT_ONCE", 300)
-    monkeypatch.setattr(tracked, "SAY_S", 0)
+    monkeypatch.setattr(teachers, "_heard", {})
+    monkeypatch.setattr(teachers, "FACES_AT_ONCE", 300)
+    monkeypatch.setattr(teachers, "SAY_S", 0)
 
     config = load_run_config(None, ["data.dataset=synthetic", f"data.protocol={protocol}", f"train.teachers=[{shipped}]"])
     probs = teacher_probs(resolve_teachers(config, None), config, drawn)
@@ -89,13 +90,20 @@ def test_it_teaches_without_its_torch_weights(
     np.testing.assert_allclose(probs, expected, atol=1e-3)
     assert f": 300 of {len(expected)}, about 1 min left" in capsys.readouterr().err
 
+    again = teacher_probs(resolve_teachers(config, None), config, drawn)  # the next trial of a study, the next seed
+    assert again is not None and (again == probs).all()
+    assert "teacher" not in capsys.readouterr().err
+    assert teacher_probs(resolve_teachers(config, None), config, drawn.take(np.arange(1, len(drawn)))) is not None
+    assert "predicting" in capsys.readouterr().err  # other faces
+
 
 def test_a_run_can_be_stopped_while_its_teachers_answer(shipped: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes for the real faces: Ctrl-C is not kept waiting for the first step."""
-    from fer_lab.search import tracked
-    from fer_lab.search.tracked import resolve_teachers, teacher_probs
+    from fer_lab.search import teachers
+    from fer_lab.search.teachers import resolve_teachers, teacher_probs
 
-    monkeypatch.setattr(tracked, "FACES_AT_ONCE", 64)
+    monkeypatch.setattr(teachers, "_heard", {})
+    monkeypatch.setattr(teachers, "FACES_AT_ONCE", 64)
     asked = iter([None, None, 2])
     config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{shipped}]"])
     with pytest.raises(Interrupted, match="teachers answered") as caught:
@@ -104,7 +112,7 @@ def test_a_run_can_be_stopped_while_its_teachers_answer(shipped: Path, drawn: An
 
 
 def test_a_teacher_that_lacks_a_label_is_refused(drawn: Any, tmp_path: Path) -> None:
-    from fer_lab.search.tracked import resolve_teachers
+    from fer_lab.search.teachers import resolve_teachers
 
     linear_bundle.write(tmp_path / "five", drawn, runtimes=("openvino",), protocol_name="ferplus5")
     config = load_run_config(None, ["data.dataset=synthetic", f"train.teachers=[{tmp_path / 'five'}]"])
