@@ -402,7 +402,7 @@ def without_secrets(url: str) -> str:
 
 
 def open_camera(device: int | str, backend: str = "auto") -> Any:
-    """Return an open cv2.VideoCapture that has given a frame, or None."""
+    """Return an open cv2.VideoCapture (a frame is not waited for), or None."""
     import cv2
 
     quiet_opencv()
