@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(args: argparse.Namespace) -> Mapping[str, Any]:
+    if args.calibration < 1 or (args.threads is not None and args.threads < 1):
+        raise InputError("--calibration and --threads are at least 1")
     if args.check is not None:
         if args.model is not None:
             raise InputError("give either a model to export or --check BUNDLE, not both")
@@ -68,8 +70,6 @@ def _body(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"--max-drop is in points of accuracy, 0 to 100, got {args.max_drop:g}")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: a whole number from 0 on is needed")
-    if args.calibration < 1 or (args.threads is not None and args.threads < 1):
-        raise InputError("--calibration and --threads are at least 1")
     if not args.int8_minutes > 0:
         raise InputError(f"--int8-minutes is more than 0, got {args.int8_minutes:g}")
     return _export(args)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -96,7 +95,9 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     expect = _expectation(args.expect)
     store = open_store()
     resolved = registry.resolve(args.model or _default_model(store, "challenger"), store)
-    name, version = _registered(store, resolved, write=not args.dry_run)
+    name = resolved.name or registry.model_name(resolved.bundle.card)
+    _check_expected(name, _champion(store, name), expect)  # before a version is made, a runtime exported, the test split opened
+    version = _registered(store, resolved, write=not args.dry_run)
     comparison = comparisons.named(store, args.comparison) if args.comparison else None
     if comparison is None:
         comparison = _newest(store, resolved.bundle, name, version, runtime)
@@ -111,7 +112,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
     shown = f"models:/{name}/{version}" if version is not None else resolved.ref_shown
     standing = _champion(store, name)
     champion = standing.version if standing else None
-    _check_expected(name, champion, expect)
+    _check_expected(name, standing, expect)
     if standing:
         _check_current(store, shown, version, runtime, standing, comparison)
     first = standing is None
@@ -144,7 +145,7 @@ def _promote(args: argparse.Namespace) -> dict[str, Any]:
         again = [shown, "--runtime", runtime, "--comparison", args.comparison or comparison.id]
         for option, given in (("--policy", args.policy), ("--expect", args.expect)):
             again += [option, str(given)] if given is not None else []
-        console.next_command(f"python -m fer_lab.promote {shlex.join(again)}")
+        console.next_command(f"python -m fer_lab.promote {' '.join(map(console.quoted, again))}")
         return result | {"would_promote": True}
     entry = _ledger(store, name).promote(version, **record)
     console.say(f"{shown} is @champion in {runtime} (ledger entry {entry.n}); previous: {_said(champion)}")
@@ -186,19 +187,18 @@ def _default_model(store: Store, alias: str) -> str:
     raise NotFound(f"no model in {store.shown_uri} has an @{alias}. Make one with: python -m fer_lab.sweep")
 
 
-def _registered(store: Store, resolved: Resolved, *, write: bool) -> tuple[str, int | None]:
-    """Name and version of what is to be promoted; a run or a bundle is registered first (never in a dry run)."""
+def _registered(store: Store, resolved: Resolved, *, write: bool) -> int | None:
+    """Version of what is to be promoted; a run or a bundle is registered first (never in a dry run)."""
     from fer_lab.tracking import registry
 
-    if resolved.name is not None:
-        return resolved.name, resolved.version
-    name = registry.model_name(resolved.bundle.card)
+    if resolved.version is not None:
+        return resolved.version
     run_id = registry.run_of(store, resolved)
     if not write:
-        return name, None
+        return None
     made = registry.register(store, resolved.bundle.folder, run_id=run_id)
     console.note(f"registered {resolved.ref_shown} as {made.uri}")
-    return made.name, made.version
+    return made.version
 
 
 def _champion(store: Store, name: str) -> Champion | None:
@@ -219,8 +219,9 @@ def _ledger(store: Store, name: str) -> Ledger:
     return Ledger(store, name)
 
 
-def _check_expected(name: str, champion: int | None, expect: int | str | None) -> None:
+def _check_expected(name: str, standing: Champion | None, expect: int | str | None) -> None:
     """Raise Conflict unless the champion is the one that the caller took it to be."""
+    champion = standing.version if standing else None
     if expect is not None and champion != (None if expect == "none" else expect):
         wanted = "none" if expect == "none" else f"version {expect}"
         raise Conflict(f"the champion of {name} is {_said(champion)}, expected {wanted}; nothing was changed")
@@ -248,7 +249,7 @@ def _check_current(store: Store, shown: str, version: int | None, runtime: str, 
 
 def _compare_again(model: str, champion: Champion) -> str:
     """The command that compares a model with the champion as it is shipped."""
-    command = f"python -m fer_lab.compare {model} --against champion"
+    command = f"python -m fer_lab.compare {console.quoted(model)} --against champion"
     return f"{command} --against-runtime {champion.runtime}" if champion.runtime else command
 
 
@@ -257,7 +258,8 @@ def _not_measured(comparison: Comparison, resolved: Resolved, runtime: str) -> s
     there = ", ".join(f"{row.model} · {row.runtime} ({row.digest[:12]})" for row in comparison.rows)
     return (
         f"comparison {comparison.id} did not measure the {runtime} artifact of {resolved.ref_shown} (digest {digest[:12]}) under "
-        f"its card and signature; it holds {there}. Run: python -m fer_lab.compare {resolved.ref_shown} --runtimes {runtime}"
+        f"its card and signature; it holds {there}. Run: python -m fer_lab.compare {console.quoted(resolved.ref_shown)} "
+        f"--runtimes {runtime}"
     )
 
 
@@ -295,7 +297,8 @@ def _measure(store: Store, resolved: Resolved, name: str, runtime: str, *, write
         )
         verb = "export" if lacking else "compare"
         raise NotFound(
-            f"{holds}, and a dry run changes nothing. Run: python -m fer_lab.{verb} {resolved.ref_shown} --runtimes {runtime}"
+            f"{holds}, and a dry run changes nothing. Run: python -m fer_lab.{verb} {console.quoted(resolved.ref_shown)} "
+            f"--runtimes {runtime}"
         )
     card = resolved.bundle.card
     dataset = datasets.resolve(card.dataset, store.home)

@@ -103,12 +103,12 @@ def _run(
 ) -> Mapping[str, Any]:  # fmt: skip
     from fer_lab.search.study import open_sweep
     from fer_lab.search.worker import stored_result
-    from fer_lab.tracking.address import redact, store_uri
+    from fer_lab.tracking.address import redact, sqlite_uri, store_uri
     from fer_lab.tracking.store import open_store
 
     if args.status:
         return _status(config, dataset, storage)
-    local = f"sqlite:///{(root / 'mlruns' / 'mlflow.db').as_posix()}"
+    local = sqlite_uri(root / "mlruns" / "mlflow.db")
     uri = store_uri(root)
     sweep = open_sweep(config, dataset, root, storage, "local" if uri == local else redact(uri))
     _check_tracking(sweep, "local" if uri == local else redact(uri))

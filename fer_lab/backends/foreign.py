@@ -112,7 +112,7 @@ class ForeignModel:
             if ours not in labels:
                 hint = nearest(ours, labels)
                 raise InputError(
-                    f"{card_path(self.path)}: label {ours!r} is not one of {', '.join(labels)}{hint} "
+                    f"{card_path(self.path)}: label {ours!r} is not one of {', '.join(labels)}{hint or '.'} "
                     f"Map it in label_map, to null to leave it out"
                 )
             matrix[row, labels.index(ours)] = 1
@@ -217,11 +217,12 @@ def open_foreign(path: str | Path) -> ForeignModel:
         tree = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{beside}: not JSON ({error})") from None
-    if FILL_IN in json.dumps(tree):
-        key = next(key for key, value in tree.items() if FILL_IN in json.dumps(value))
-        raise InputError(f"{beside}: {key} still says {FILL_IN!r}")
-    if isinstance(tree, dict) and isinstance(tree.get("schema"), int):
-        refuse_newer(beside, tree["schema"], SCHEMA)
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if FILL_IN in json.dumps(value):
+                raise InputError(f"{beside}: {key} still says {FILL_IN!r}")
+        if isinstance(tree.get("schema"), int):
+            refuse_newer(beside, tree["schema"], SCHEMA)
     try:
         card = ForeignCard.model_validate_json(raw)
     except ValidationError as error:
@@ -345,7 +346,7 @@ def _load_openvino(model: ForeignModel, threads: int) -> _Loaded:
     try:
         compiled = core.compile_model(network, "CPU", settings)
     except RuntimeError as error:
-        raise InputError(f"{model.path}: OpenVINO cannot compile it: {str(error).splitlines()[-1]}") from None
+        raise InputError(f"{model.path}: OpenVINO cannot compile it: {str(error).strip().splitlines()[-1]}") from None
     request, answer = compiled.create_infer_request(), compiled.outputs[0]
     shape, classes, _ = _stated_by(network)
 
@@ -373,11 +374,15 @@ def _stated(path: Path) -> tuple[tuple[int | None, ...], int | None, Literal["fl
 
 
 def _stated_by(network: Any) -> tuple[tuple[int | None, ...], int | None, Literal["float32", "uint8"]]:
-    shape = tuple(side.get_length() if side.is_static else None for side in network.inputs[0].partial_shape)
-    last = network.outputs[0].partial_shape
-    classes = last[len(last) - 1].get_length() if len(last) and last[len(last) - 1].is_static else None
+    shape, answer = _sides(network.inputs[0].partial_shape), _sides(network.outputs[0].partial_shape)
+    classes = answer[-1] if answer else None
     kind = str(network.inputs[0].element_type.get_type_name())
     return shape, classes, "uint8" if kind == "u8" else "float32"
+
+
+def _sides(shape: Any) -> tuple[int | None, ...]:
+    """The sides of an OpenVINO shape; none when not even their number is stated."""
+    return tuple(side.get_length() if side.is_static else None for side in shape) if shape.rank.is_static else ()
 
 
 def _check_shapes(model: ForeignModel, loaded: _Loaded) -> None:

@@ -99,12 +99,16 @@ def check(folder: Path | Bundle, *, threads: int = 1) -> dict[str, dict[str, Any
             probs = predictor.predict(faces)
             limit = SAME_RUNTIME_DP.get(predictor.precision, 1e-4) if own else backend.tolerance.max_dp
         answer = expected[name if own else "torch"]
-        distance = float(np.abs(probs - answer).max())
+        distance = float(np.abs(probs - answer).max()) if np.isfinite(probs).all() else None  # JSON knows no NaN
         clear = np.array([parity.margin(row) > 2 * limit for row in answer])  # a closer margin may flip within the limit
         flips = int(((probs.argmax(axis=1) != answer.argmax(axis=1)) & clear).sum())
-        reason = f"max |Δp| {distance:.2g} on the stored faces > {limit:g}" if not distance <= limit else None
-        if flips:
+        reason = None
+        if distance is None:
+            reason = "it answers with NaN or infinity"
+        elif flips:
             reason = f"{flips} of {len(faces)} stored faces get another label"
+        elif distance > limit:
+            reason = f"max |Δp| {distance:.2g} on the stored faces > {limit:g}"
         found[name] = {"state": "refused" if reason else "verified", "max_dp": distance, "flips": flips, "reason": reason}
     return found
 

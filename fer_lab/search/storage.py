@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fer_lab.core.errors import InputError, MissingPart
 from fer_lab.search.patience import retried
-from fer_lab.tracking.address import SECRETS, redact, store_uri
+from fer_lab.tracking.address import SECRETS, redact, sqlite_uri, store_uri
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -34,7 +34,7 @@ def storage_url(home: Path) -> str:
 
     Raises InputError for a URL that is neither sqlite nor PostgreSQL.
     """
-    text = os.environ.get(VARIABLE) or f"sqlite:///{(home / 'mlruns' / 'optuna.db').as_posix()}"
+    text = os.environ.get(VARIABLE) or sqlite_uri(home / "mlruns" / "optuna.db")
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.split("+")[0] not in {"sqlite", "postgresql", "postgres"}:
         got = f"scheme {scheme!r}" if separator else "no scheme"  # what stands before a missing :// may be a password

@@ -38,7 +38,7 @@ def store_uri(home: Path) -> str:
     """
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
-        return f"sqlite:///{(home / 'mlruns' / 'mlflow.db').absolute().as_posix()}"
+        return sqlite_uri((home / "mlruns" / "mlflow.db").absolute())
     try:
         parts = urlsplit(given)
         scheme, _ = parts.scheme, parts.port
@@ -55,6 +55,15 @@ def store_uri(home: Path) -> str:
     raise InputError(
         f"MLFLOW_TRACKING_URI={redact(given)!r} cannot be used; give sqlite:///PATH, postgresql+psycopg://… or http(s)://…"
     )
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an sqlite file; SQLAlchemy unquotes it, and what stands behind a `?` is no path to it.
+
+    >>> sqlite_uri(Path("/tmp/50%20?/mlflow.db"))
+    'sqlite:////tmp/50%2520%3F/mlflow.db'
+    """
+    return f"sqlite:///{path.as_posix().replace('%', '%25').replace('?', '%3F')}"
 
 
 def sqlite_path(uri: str) -> Path:

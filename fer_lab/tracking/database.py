@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fer_lab.core.console import note
 from fer_lab.core.errors import InputError
+from fer_lab.tracking.address import sqlite_uri
 from fer_lab.tracking.importing import importing
 
 
@@ -36,7 +37,7 @@ def _build(database: Path) -> None:
     temporary.unlink(missing_ok=True)
     artifacts = database.parent / "artifacts"
     artifacts.mkdir(exist_ok=True)
-    store = SqlAlchemyStore(f"sqlite:///{temporary.as_posix()}", artifacts.as_uri())
+    store = SqlAlchemyStore(sqlite_uri(temporary), artifacts.as_uri())
     store.engine.dispose()
     connection = sqlite3.connect(temporary)
     try:

@@ -77,10 +77,11 @@ def register(
     """Register a bundle as a version and return it; the same (run, digest, signer) again returns the version that exists.
 
     Safe for any number of processes at once: on one machine they take turns, and through a server whoever finds that a
-    lower version holds the same content removes its own. Raises IntegrityError when the bundle is damaged.
+    lower version holds the same content removes its own. Raises IntegrityError when the bundle is damaged, InputError for a
+    name that is none.
     """
     bundle = open_bundle(bundle_folder)
-    name = name or model_name(bundle.card)
+    name = _checked(name or model_name(bundle.card))
     ensure_model(store, name)
     with store.lock(f"register-{name}"):
         existing = _same(store, name, run_id, bundle)
@@ -447,6 +448,13 @@ def _registered(store: Store, name: str) -> Any:
             return store.client.get_registered_model(name)
     except NotFound:
         return None
+
+
+def _checked(name: str) -> str:
+    """The name, when `models:/NAME@ALIAS` can name it. MLflow refuses most of the others too, but only once the model is made."""
+    if not name.strip() or re.search(r"[/:.%\"'@]", name):
+        raise InputError(f"{name!r} is no name of a model: it must not be empty, nor hold any of / : . % \" ' @")
+    return name
 
 
 def _quoted(name: str) -> str:

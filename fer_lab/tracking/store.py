@@ -26,7 +26,7 @@ from fer_lab.core.errors import FerLabError, InputError, NotFound, Unreachable
 from fer_lab.data import faces
 from fer_lab.tracking.address import check_reachable, redact, sqlite_path, store_uri
 from fer_lab.tracking.database import initialise
-from fer_lab.tracking.failures import LIBRARIES, is_outage, library_of, said
+from fer_lab.tracking.failures import LIBRARIES, is_outage, is_refusal, library_of, said
 from fer_lab.tracking.importing import importing
 from fer_lab.tracking.run import END_REASON, Applier, Run, forgiving
 from fer_lab.tracking.spool import waiting
@@ -172,13 +172,13 @@ class Store:
 
     def run_info(self, run_id: str) -> dict[str, Any]:
         """status, tags, params, metrics (last values), parent, name, experiment, start_time and end_time of a run."""
-        try:
-            with self.errors(f"read run {run_id}"):
+        with self.errors(f"read run {run_id}"):
+            try:
                 return _info(self.client.get_run(run_id))
-        except InputError as error:
-            if isinstance(error, Unreachable):
-                raise
-            raise NotFound(f"no run {run_id!r} in {self.shown_uri}") from None
+            except Exception as error:
+                if not is_refusal(error):  # an outage, or a log-in that keeps us out: nothing is known of the run
+                    raise
+                raise NotFound(f"no run {run_id!r} in {self.shown_uri}") from None
 
     def children(self, parent_id: str) -> list[dict[str, Any]]:
         """The child runs of a run, oldest first, each as in `run_info`."""

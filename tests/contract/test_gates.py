@@ -184,6 +184,9 @@ STRICTER: list[tuple[str, dict[str, object]]] = [
     ("latency", {"budget_ms": 4.3}),  # the median is 4.25, the 95th percentile 4.47
     ("latency", {"budget_ms": 20, "batch": 8}),
     ("latency", {"budget_ms": 20, "min_samples": 101}),
+    ("latency", {"budget_ms": 20, "runtime": "onnx"}),
+    ("licence", {"allowed": ["Apache-2.0"]}),
+    ("provenance", {"fields": ["name", "site"]}),
     ("size", {"max_mb": 20}),
 ]
 LOOSER: list[tuple[str, str, dict[str, object]]] = [
@@ -192,6 +195,8 @@ LOOSER: list[tuple[str, str, dict[str, object]]] = [
     ("parity", "flips", {"max_flip_rate": 0.1}),
     ("parity", "accuracy", {"max_drop": 0.03}),
     ("leakage", "test faces in training", {"max_faces": 300}),
+    ("licence", "not allowed", {"allowed": ["AGPL-3.0"]}),
+    ("provenance", "no fingerprint", {"fields": ["name"]}),
 ]
 """Limits of a policy under which the good record fails, and a spoilt one passes."""
 

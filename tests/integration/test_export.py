@@ -265,8 +265,30 @@ def test_check_needs_no_dataset_and_tells_what_changed(home: Path, capsys: pytes
         write_manifest(folder)
         assert code == export.main(["--check", str(folder)])
         assert ("refused" if turned else "verified") == last_line(capsys)["runtimes"]["openvino"]["state"]
+    assert export.main(["--check", str(folder), "--threads", "-1"]) == 2
+    assert "--threads are at least 1" in capsys.readouterr().err
     (folder / "onnx" / "model.onnx").write_bytes(b"x")
     assert export.main(["--check", str(folder)]) == 4
+
+
+def test_a_runtime_that_answers_nan_is_refused_by_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line is JSON all the same, which knows no NaN."""
+    import onnx
+    from onnx import numpy_helper
+
+    folder = tiny_bundle.write(home / "bundle", ["onnx"])
+    path = folder / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
+    weight.CopyFrom(numpy_helper.from_array(np.full((16, 8), np.nan, np.float32), "weight"))
+    onnx.save(model, path)
+    probes = record.probes(tiny_bundle.card())
+    answers = {"onnx": np.full((len(probes), 8), 1 / 8, np.float32)}
+    record.write(folder, {"schema": 1, "runtimes": {}, "probes": record.encode_probes(probes, answers)})
+    write_manifest(folder)
+    assert export.main(["--check", str(folder)]) == 3
+    row = last_line(capsys)["runtimes"]["onnx"]
+    assert (row["state"], row["max_dp"], row["reason"]) == ("refused", None, "it answers with NaN or infinity")
 
 
 def test_int8_that_loses_too_much_is_refused_when_its_time_is_up(

@@ -114,6 +114,8 @@ def test_from_the_first_champion_to_a_rollback(root: Path, capsys: pytest.Captur
     assert [g["gate"] for g in refused["gates"] if not g["passed"]] == ["not_worse"]
     assert "not_worse failed: undecided, change between -3.00 points and +1.00 points" in err
     assert registry.aliases(store, NAME) == {"champion": 1}
+    code, dry, _ = run(capsys, f"models:/{NAME}/2", "--dry-run")  # the same again, and the ledger hears nothing of it
+    assert (code, "entry" in refused, "entry" in dry) == (3, True, False)
 
     evidence(root, two, (one, 1), id="c4")
     evidence(root, three, (one, 1), id="c5")
@@ -227,7 +229,7 @@ def test_the_evidence_is_against_what_the_champion_ships(root: Path, capsys: pyt
     from fer_lab.tracking.ledger import Ledger
     from fer_lab.tracking.store import open_store
 
-    one, two = (make_bundle(root / name, name) for name in ("one", "two"))
+    one, two = make_bundle(root / "one", "one"), make_bundle(root / "number two", "two")
     store = open_store()
     registry.register(store, one.folder, run_id=None)
     Ledger(store, NAME).promote(1, expected=None, runtime="onnx")
@@ -235,7 +237,24 @@ def test_the_evidence_is_against_what_the_champion_ships(root: Path, capsys: pyt
     code, _, err = run(capsys, str(two.folder), "--dry-run")
     assert code == 5
     assert "c1 is against models:/fer-synthetic-8/1 in openvino, but the champion of fer-synthetic-8 is version 1 in onnx" in err
-    assert f"Compare again: python -m fer_lab.compare {two.folder} --against champion --against-runtime onnx" in err
+    assert f"Compare again: python -m fer_lab.compare '{two.folder}' --against champion --against-runtime onnx" in err
+
+
+def test_a_comparison_with_something_else_under_the_champions_name_is_no_evidence(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says version 1, and measured other bytes."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.ledger import Ledger
+    from fer_lab.tracking.store import open_store
+
+    one, two, three = (make_bundle(root / name, name) for name in ("one", "two", "three"))
+    store = open_store()
+    registry.register(store, one.folder, run_id=None)
+    Ledger(store, NAME).promote(1, expected=None, runtime="openvino")
+    evidence(root, two, (three, 1))
+    code, _, err = run(capsys, str(two.folder), "--dry-run")
+    assert (code, "comparison c1 names version 1 of fer-synthetic-8, but measured another bundle" in err) == (4, True), err
 
 
 BAD = {
@@ -259,6 +278,17 @@ def test_bad_usage_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str
     assert code == wanted
     assert text in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_an_expectation_that_is_not_met_leaves_everything_as_it_was(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No version is made; above all no evidence, which would cost minutes and a look at the sealed faces."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    one = make_bundle(root / "one", "one")
+    code, _, err = run(capsys, str(one.folder), "--expect", "7")
+    assert (code, err) == (5, f"error: the champion of {NAME} is none, expected version 7; nothing was changed\n")
+    assert registry.versions(open_store(), NAME) == []
 
 
 def test_evidence_for_another_artifact_or_split_does_not_count(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

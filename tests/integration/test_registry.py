@@ -178,6 +178,7 @@ def test_the_last_bundle_serves_when_the_registry_is_away(
     register(store, bundle, run_id=None)
     set_alias(store, NAME, "champion", 1)
     resolve(f"models:/{NAME}@champion", store)
+    resolve(f"models:/{NAME}/1", store)  # the last of each name, not of all
 
     def away() -> Store:
         raise Unreachable("it does not answer")
@@ -246,6 +247,14 @@ def test_a_model_of_somebody_else_is_left_alone(store, bundle: Path) -> None:  #
     with pytest.raises(InputError, match="was not created by fer_lab"):
         register(store, bundle, run_id=None, name="theirs")
     assert aliases(store, "theirs") == {}
+
+
+@pytest.mark.parametrize("name", ["it's", "a@b", "a/b", "50 %", "v1.2", " "])
+def test_what_models_cannot_name_is_no_name(name: str, store, bundle: Path) -> None:  # type: ignore[no-untyped-def]
+    """Nothing is left in the registry: no model without a version, none that no command could name."""
+    with pytest.raises(InputError, match="is no name of a model"):
+        register(store, bundle, run_id=None, name=name)
+    assert list(store.client.search_registered_models()) == []
 
 
 def last_line(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]

@@ -91,7 +91,8 @@ def test_it_teaches_without_its_torch_weights(
     assert f": 300 of {len(expected)}, about 1 min left" in capsys.readouterr().err
 
     again = teacher_probs(resolve_teachers(config, None), config, drawn)  # the next trial of a study, the next seed
-    assert again is not None and (again == probs).all()
+    assert again is not None
+    assert (again == probs).all()
     assert "teacher" not in capsys.readouterr().err
     assert teacher_probs(resolve_teachers(config, None), config, drawn.take(np.arange(1, len(drawn)))) is not None
     assert "predicting" in capsys.readouterr().err  # other faces

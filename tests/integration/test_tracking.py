@@ -74,6 +74,32 @@ def test_a_store_is_absolute_wal_and_keeps_its_artifacts_below_home(store, home:
     assert store_uri(home) == f"sqlite:///{(Path.cwd() / 'other' / 'x.db').as_posix()}"
 
 
+def test_a_home_with_signs_of_a_url_in_its_name_holds_the_whole_store(home: Path) -> None:
+    """`%20` is not a space and `?` begins no query: no file lies beside it."""
+    root = home / ("50%20" if os.name == "nt" else "50%20?")
+    run = open_store(root).start_run("s", "r")
+    run.log_text("hello", "notes/a.txt")
+    run.end()
+    assert open_store(root).run_info(run.id)["status"] == "FINISHED"
+    assert (root / "mlruns" / "mlflow.db").is_file()
+    assert [path for path in home.rglob("*") if path.is_file() and root not in path.parents] == []
+
+
+def test_a_deleted_experiment_says_how_it_comes_back(store) -> None:  # type: ignore[no-untyped-def]
+    """MLflow keeps its name."""
+    store.client.delete_experiment(store.experiment_id("s"))
+    with pytest.raises(InputError, match=r"experiment 's' was deleted; restore it with: mlflow experiments restore -x \d+"):
+        store.start_run("s", "r")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_whoever_is_kept_out_is_not_told_that_a_run_is_missing(status: int, home: Path) -> None:
+    """A version would be registered without its run."""
+    with closed_door(status) as address, pytest.raises(InputError, match="cannot read run") as caught:
+        Store(address, home).run_info("a" * 32)
+    assert type(caught.value) is InputError
+
+
 def test_a_run_holds_what_was_logged(store) -> None:  # type: ignore[no-untyped-def]
     study = store.start_run("s", "study", tags={"kind": "study"})
     params = {f"p{i}": "x" for i in range(230)} | {"long": "y" * 7000}
@@ -357,6 +383,12 @@ def test_only_mlflow_itself_refuses_a_host_name(body: bytes, refused: bool) -> N
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(InputError, match="allowed-hosts") if refused else nullcontext():
             check_reachable(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+def test_a_server_that_is_broken_is_away() -> None:
+    """A gateway answers for it; of the page it sends, only that it is no answer."""
+    with closed_door(503) as address, pytest.raises(Unreachable, match="answers 503"):
+        check_reachable(address)
 
 
 def test_somebody_else_at_the_servers_port_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,17 +14,19 @@ from fer_lab.core.labels import EIGHT, FIVE
 SIDE = 8
 
 
-def write_model(path, classes=8, layout="NCHW", channels=3, batch=None):
-    """A linear model over mean intensity: logit k = (k + 1) · mean of the input."""
+def write_model(path, classes=8, layout="NCHW", channels=3, batch=None, kind=np.float32, softmax=False):
+    """A linear model over mean intensity: logit k = (k + 1) · mean of the input, of bytes / 255."""
     import openvino
     import openvino.opset13 as ops
 
     shape = [-1 if batch is None else batch, *((channels, SIDE, SIDE) if layout == "NCHW" else (SIDE, SIDE, channels))]
-    x = ops.parameter(openvino.PartialShape(shape), np.float32, name="picture")
-    mean = ops.reduce_mean(x, np.array([1, 2, 3]), keep_dims=False)
+    x = ops.parameter(openvino.PartialShape(shape), kind, name="picture")
+    floats = x if kind is np.float32 else ops.divide(ops.convert(x, "f32"), np.float32(255))
+    mean = ops.reduce_mean(floats, np.array([1, 2, 3]), keep_dims=False)
     column = ops.unsqueeze(mean, np.array(1))
     logits = ops.multiply(column, np.arange(1, classes + 1, dtype=np.float32)[None])
-    openvino.save_model(openvino.Model([logits], [x]), str(path), compress_to_fp16=False)
+    answer = ops.softmax(logits, 1) if softmax else logits
+    openvino.save_model(openvino.Model([answer], [x]), str(path), compress_to_fp16=False)
     return path
 
 
@@ -60,12 +62,29 @@ def expected(faces, scale=1 / 255, mean=0.0, std=1.0, classes=8):
 def test_probabilities_follow_the_card(tmp_path, faces, layout, channels, depth, batch):
     """Scale, mean, std, layout and a fixed batch are honoured."""
     path = write_card(
-        write_model(tmp_path / "net.xml", 8, layout, depth, batch), layout=layout, channels=channels, mean=0.5, std=0.25
+        write_model(tmp_path / "net.xml", 8, layout, depth, batch), layout=layout, channels=channels, scale=0.01, mean=0.5, std=0.25
     )
     with foreign.open_foreign(path).predictor("openvino", EIGHT.labels, "ferplus8") as predictor:
         got = predictor.predict(faces)
-    assert expected(faces, mean=0.5, std=0.25) == pytest.approx(got, abs=1e-5)
+    assert expected(faces, scale=0.01, mean=0.5, std=0.25) == pytest.approx(got, abs=1e-5)
     assert got.dtype == np.float32
+
+
+def test_bytes_go_in_and_probabilities_come_out_as_the_card_says(tmp_path, faces):
+    """A model that takes uint8 gets the pixels themselves; what are probabilities already gets no second softmax."""
+    model = write_model(tmp_path / "net.xml", kind=np.uint8, softmax=True)
+    path = write_card(model, dtype="uint8", output="probabilities")
+    with foreign.open_foreign(path).predictor("openvino", EIGHT.labels, "ferplus8") as predictor:
+        got = predictor.predict(faces)
+    assert expected(faces) == pytest.approx(got, abs=1e-3)  # pixels are rounded after they were resized
+
+
+def test_a_face_of_which_no_label_is_left_gets_them_all_alike(tmp_path, faces):
+    """The model is certain of what the card leaves out: rows still sum to one."""
+    path = write_card(write_model(tmp_path / "net.xml"), scale=1.0, label_map={EIGHT.labels[-1]: None})
+    with foreign.open_foreign(path).predictor("openvino", EIGHT.labels, "ferplus8") as predictor:
+        got = predictor.predict(faces)
+    assert np.full((5, 8), 1 / 8) == pytest.approx(got)
 
 
 def test_labels_are_mapped_onto_ours(tmp_path, faces):
@@ -86,7 +105,8 @@ def test_labels_are_mapped_onto_ours(tmp_path, faces):
         ({}, {"layout": "NHWC"}, "dimension 1"),
         ({}, {"channels": "gray"}, "channels is 1"),
         ({}, {"labels": list(FIVE.labels)}, "5 labels in the card, but the model answers with 8"),
-        ({}, {"labels": [*EIGHT.labels[:7], "angst"]}, "'angst' is not one of"),
+        ({}, {"labels": [*EIGHT.labels[:7], "angst"]}, r"'angst' is not one of .*; did you mean 'anger'\? Map it in"),
+        ({}, {"labels": [*EIGHT.labels[:7], "joy"]}, r"'joy' is not one of neutral, .*contempt\. Map it in"),
         ({}, {"label_map": {"joy": "happiness"}}, "'joy'"),
         ({}, {"output": "scores"}, "output"),
         ({}, {"output": None}, "output"),
@@ -100,6 +120,30 @@ def test_a_card_that_does_not_fit_is_refused(tmp_path, model, card, says):
     path = write_card(write_model(tmp_path / "net.xml", **model), **card)
     with pytest.raises(InputError, match=says):
         foreign.open_foreign(path).predictor("openvino", EIGHT.labels, "ferplus8")
+
+
+@pytest.mark.parametrize("text", [b'["FILL IN"]', b'{"FILL IN": 1}', b"7", b"{", b"\xff"])
+def test_what_is_no_card_is_bad_input(tmp_path, text):
+    """Whatever somebody left in the file."""
+    path = write_model(tmp_path / "net.xml")
+    foreign.card_path(path).write_bytes(text)
+    with pytest.raises(InputError, match=r"net\.card\.json: "):
+        foreign.open_foreign(path)
+
+
+def test_a_model_that_states_no_shape_is_bad_input(tmp_path):
+    """A card can be begun, and what cannot be run says why."""
+    from onnx import TensorProto, helper
+
+    nothing = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", nothing[:1], nothing[1:])
+    path = tmp_path / "net.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    assert json.loads(foreign.write_card(path).read_text(encoding="utf-8"))["labels"] == ["FILL IN: its labels in output order"]
+    write_card(path)
+    for runtime in ("onnx", "openvino"):
+        with pytest.raises(InputError, match=r"net\.onnx: .*\w"):
+            foreign.open_foreign(path).predictor(runtime, EIGHT.labels, "ferplus8")
 
 
 def test_what_is_absent_is_named(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tiny_bundle
 from fer_lab.backends import onnx_runtime, openvino_core
 from fer_lab.backends.session import Predictor, split_runtime
 from fer_lab.core.errors import FerLabError, InputError, MissingPart
+from fer_lab.measure.host import usable_cores
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,30 @@ def test_two_runtimes_agree(folder: Path) -> None:
     faces = np.random.default_rng(0).integers(0, 256, (33, 48, 48), dtype=np.uint8)
     with Predictor.open(folder, "onnx") as one, Predictor.open(folder, "openvino") as other:
         np.testing.assert_allclose(one.predict(faces), other.predict(faces), atol=1e-5)
+
+
+def test_the_threads_that_were_asked_for_are_those_that_work(folder: Path) -> None:
+    """A latency is one of its thread count; torch has one count per process, which is given back."""
+    import torch
+
+    from fer_lab.backends.torch_runtime import TorchSession
+
+    with Predictor.open(folder, "onnx", threads=3) as predictor:
+        onnx: Any = predictor._session
+        assert onnx._session.get_session_options().intra_op_num_threads == 3
+    with Predictor.open(folder, "openvino", threads=2) as predictor:
+        openvino: Any = predictor._session
+        taken = openvino._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS")
+        assert taken == min(2, usable_cores())  # OpenVINO takes no more than there are
+
+    class Counts(torch.nn.Module):
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(faces), 1), float(torch.get_num_threads()))
+
+    before = torch.get_num_threads()
+    counted = TorchSession(Counts(), "cpu", before + 1).run(np.zeros((2, 1, 48, 48), np.uint8))  # type: ignore[arg-type]
+    assert counted.tolist() == [[before + 1]] * 2
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(("module", "loads", "runtime"), [(onnx_runtime, "_library", "onnx"), (openvino_core, "core", "openvino")])
