@@ -32,9 +32,13 @@ from fer_lab.core.errors import FerLabError, InputError, Interrupted
 from fer_lab.core.signals import Stop
 
 if TYPE_CHECKING:
+    import socket
+
     from fer_lab.live.outputs import Outputs
     from fer_lab.live.pipeline import Pipeline
     from fer_lab.live.web.server import Page
+
+LOCALHOST = "127.0.0.1"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,10 +87,10 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
     started_s = time.perf_counter()
     _check(args)
     if args.list_cameras:
-        return _cameras()
+        return _cameras(args.camera_backend)
     from fer_lab.live.detectors import Search, build
     from fer_lab.live.lookup import Lookup
-    from fer_lab.live.models import BANNER, Models, Watcher
+    from fer_lab.live.models import Models, Watcher
     from fer_lab.live.outputs import Outputs, banner_of
     from fer_lab.live.pipeline import Pipeline, Settings
     from fer_lab.live.sources import open_source
@@ -101,10 +105,9 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
     champion = lookup.champion(args.model)
     shadow = lookup.named(args.shadow) if args.shadow else None
     models = Models(champion, shadow)
-    banner = banner_of(models)
     console.note(f"model: {champion.shown} · {champion.predictor.runtime} ({champion.predictor.precision})")
-    if banner:
-        console.note(f"note: this model was {BANNER}")
+    if banner := banner_of(models):
+        console.note(f"note: this model was {banner}")
     if reason:
         console.note(f"view: the page, because {reason}")
     source_text = args.source if args.source is not None else (None if view == "web" else "0")
@@ -113,21 +116,25 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
         align=args.align, margin=args.margin, pace=view != "none", steady=Steadiness(uncertain_below=args.uncertain_below),
         known_boxes=source_text == "sample" and not args.detector,
     )  # fmt: skip
-    watcher = None
+    watcher = listener = None
     try:
         source = open_source(source_text, loop=args.loop, backend=args.camera_backend) if source_text is not None else None
         pipeline = Pipeline(source, finders, models, settings) if source is not None else None
+        if view == "web":
+            from fer_lab.live.web.server import listen
+
+            listener = listen(args.host or LOCALHOST, args.port)  # before a file is emptied: the port may be in use
         outputs = (
             Outputs(
                 pipeline, json_path=args.json, video_path=args.record, folder=args.snapshots, show_input=args.show_input,
-                banner=banner, begun_s=started_s,
+                begun_s=started_s,
             ) if pipeline is not None else None
         )  # fmt: skip
         identity = lookup.identity()
         if identity is not None:
             watcher = Watcher(models, identity, lambda: lookup.named(lookup.reference), first=lookup.opened)
-        if view == "web":
-            return _serve(args, models, finders, settings, pipeline, outputs)
+        if listener is not None:
+            return _serve(args, listener, models, finders, settings, pipeline, outputs)
         assert pipeline is not None
         assert outputs is not None
         with Stop(pipeline.stop) as stop:
@@ -144,6 +151,8 @@ def body(args: argparse.Namespace) -> Mapping[str, Any]:
     finally:
         if watcher is not None:
             watcher.close()
+        if listener is not None:
+            listener.close()
         models.close()
 
 
@@ -160,6 +169,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--threads {args.threads} is not between 1 and 256")
     if not 0 <= args.port <= 65535:
         raise InputError(f"--port {args.port} is not between 0 and 65535")
+    if args.seconds is not None and not args.seconds > 0:
+        raise InputError(f"--seconds is more than 0, got {args.seconds:g}")
     if not args.snapshots.is_dir():
         raise InputError(f"--snapshots {args.snapshots} is not a folder")
     args.token = args.token or os.environ.get("FER_LAB_TOKEN")
@@ -179,12 +190,14 @@ def _check_outputs(args: argparse.Namespace, source: str | None) -> None:
             )
         if path.exists() and Path(source).exists() and path.samefile(source):
             raise InputError(f"--{name} {path} is the source itself and would be overwritten; give another name")
+    if args.record is not None and args.json is not None and args.record.absolute() == args.json.absolute():
+        raise InputError(f"--record and --json both name {args.json}; give each a file of its own")
 
 
-def _cameras() -> Mapping[str, Any]:
+def _cameras(backend: str) -> Mapping[str, Any]:
     from fer_lab.live.sources import list_cameras
 
-    found = list_cameras()
+    found = list_cameras(backend)
     if found:
         console.table(
             "cameras", ["index", "size", "works"], [[c["index"], c["size"], "yes" if c["works"] else "no"] for c in found]
@@ -268,18 +281,18 @@ def _tell(pipeline: Pipeline, outputs: Outputs, seconds: float | None, done: thr
             return
 
 
-def _serve(args: argparse.Namespace, models: Any, finders: Any, settings: Any, pipeline: Any, outputs: Any) -> Mapping[str, Any]:
+def _serve(
+    args: argparse.Namespace, listener: socket.socket, models: Any, finders: Any, settings: Any, pipeline: Any, outputs: Any
+) -> Mapping[str, Any]:
     from fer_lab.live.web.server import Page, serve
 
     page = Page(
         models, finders, settings, token=args.token, pipeline=pipeline, outputs=outputs, show_input=args.show_input
     )  # fmt: skip
     with Stop(page.stop) as stop:
-        serve(
-            page, args.host or "127.0.0.1", args.port, names=args.allow_host, open_browser=not args.no_browser, seconds=args.seconds
-        )
-    if page.error:
-        raise FerLabError(page.error)
+        serve(page, listener, args.host or LOCALHOST, names=args.allow_host, open_browser=not args.no_browser, seconds=args.seconds)
+    if page.failure is not None:
+        raise page.failure
     return _summary(outputs if outputs is not None else page, stop)
 
 

@@ -143,6 +143,8 @@ def _preview(dataset: FaceDataset, folder: Path) -> list[Path]:
     from fer_lab.data import preview
 
     written = [preview.votes_sheet(dataset, PROTOCOLS["ferplus8"], folder / "preview-votes.png")]
+    if not len(dataset.indices("train")):
+        return written
     try:
         import torch
     except ModuleNotFoundError:

@@ -11,7 +11,7 @@ from typing import Any
 from fer_lab.core.errors import FerLabError
 from fer_lab.live.draw import annotated
 from fer_lab.live.frames import Image, Result
-from fer_lab.live.models import Models
+from fer_lab.live.models import BANNER, Models
 from fer_lab.live.pipeline import KNOWN, Pipeline
 from fer_lab.live.record import JsonLines, VideoFile, snapshot
 from fer_lab.live.summary import Summary
@@ -22,12 +22,11 @@ class Outputs:
 
     def __init__(
         self, pipeline: Pipeline, *, json_path: Path | None = None, video_path: Path | None = None, folder: Path = Path("."),
-        show_input: bool = False, banner: str = "", begun_s: float | None = None,
+        show_input: bool = False, begun_s: float | None = None,
     ) -> None:  # fmt: skip
         self.pipeline = pipeline
         self.summary = Summary()
         self.show_input = show_input
-        self.banner = banner
         self.recording = video_path is not None
         self.known = self.known_right = 0
         self._folder = folder
@@ -55,7 +54,7 @@ class Outputs:
 
     def picture(self, result: Result) -> Image:
         """The annotated frame."""
-        return annotated(result, show_input=self.show_input, banner=self.banner)
+        return annotated(result, show_input=self.show_input, banner=banner_of(self.pipeline.models))
 
     def toggle_recording(self) -> str:
         """Start or stop recording; returns what happened, for the screen. Raises InputError when no film can be written."""
@@ -117,6 +116,4 @@ class Outputs:
 
 def banner_of(models: Models) -> str:
     """The sentence that a model trained on drawings must wear, else nothing."""
-    from fer_lab.live.models import BANNER
-
     return BANNER if models.front.is_synthetic else ""

@@ -402,7 +402,7 @@ def without_secrets(url: str) -> str:
 
 
 def open_camera(device: int | str, backend: str = "auto") -> Any:
-    """Return an open cv2.VideoCapture (a frame is not waited for), or None."""
+    """Return an open cv2.VideoCapture, or None. Raises InputError for an unknown backend."""
     import cv2
 
     quiet_opencv()
@@ -417,11 +417,11 @@ def open_camera(device: int | str, backend: str = "auto") -> Any:
     return capture
 
 
-def list_cameras(most: int = 10) -> list[dict[str, Any]]:
+def list_cameras(backend: str = "auto", most: int = 10) -> list[dict[str, Any]]:
     """Return `{index, size, works}` of the cameras that open."""
     found = []
     for index in range(most):
-        capture = open_camera(index)
+        capture = open_camera(index, backend)
         if capture is None:
             continue
         ok, image = capture.read()

@@ -108,7 +108,9 @@ def test_a_face_in_a_photograph_is_found_and_labelled(home: Path, bundle: Path, 
         (["--runtime", "opnvino"], "did you mean 'openvino'"),
         (["--runtime", "onnx"], "holds no onnx"), (["--json", "no/where.jsonl", "--source", "sample"], "does not exist"),
         (["--snapshots", "nowhere"], "is not a folder"), (["--allow-host", "demo.example.org"], "--token"),
-        (["--view", "web", "--record", "o.mp4"], "--source 0"),
+        (["--view", "web", "--record", "o.mp4"], "--source 0"), (["--seconds", "0"], "more than 0"),
+        (["--seconds", "nan"], "more than 0"), (["--search-px", "20"], "between 64 and 4096"),
+        (["--record", "o.mp4", "--json", "o.mp4", "--source", "sample"], "a file of its own"),
     ],
 )  # fmt: skip
 def test_bad_usage_is_one_sentence_and_exit_2(
@@ -197,13 +199,60 @@ def test_no_display_for_the_window_suggests_the_page(
 
 
 def test_a_port_in_use_is_told(home: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the way out."""
+    """With the way out, and before the lines of the last run are emptied."""
+    (home / "keep.jsonl").write_text("of yesterday\n")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        code, _, err = run(capsys, bundle, "--view", "web", "--no-browser", "--port", taken.getsockname()[1])
+        code, _, err = run(
+            capsys, bundle, "--view", "web", "--no-browser", "--port", taken.getsockname()[1], "--source", "sample",
+            "--json", home / "keep.jsonl",
+        )  # fmt: skip
     assert code == 2
     assert "--port 0" in err
+    assert (home / "keep.jsonl").read_text() == "of yesterday\n"
+
+
+@pytest.mark.parametrize("view", ["none", "web"])
+def test_a_film_that_cannot_be_written_is_bad_input_in_every_view(
+    home: Path, bundle: Path, capsys: pytest.CaptureFixture[str], view: str
+) -> None:
+    """The page goes on with the browser's own camera; the exit code is that of the error all the same."""
+    (home / "o.mp4").mkdir()
+    code, _, err = run(
+        capsys, bundle, "--source", "sample", "--view", view, "--record", home / "o.mp4", "--seconds", 2, "--port", 0,
+        "--no-browser",
+    )  # fmt: skip
+    assert (code, "o.mp4 cannot be written" in err) == (2, True), err
+
+
+def test_what_the_options_say_reaches_detector_model_and_label(
+    home: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One photograph, looked at in other ways."""
+    portrait = pytest.importorskip("skimage.data").astronaut()
+    cv2.imwrite(str(home / "a.png"), portrait[:, :, ::-1])
+
+    def seen(*options: object) -> tuple[int, dict[str, Any], list[Any]]:
+        words = ["--source", home / "a.png", "--view", "none", "--detector", "haar", "--json", home / "o.jsonl"]
+        code, result, err = run(capsys, bundle, *words, *options)
+        assert code == 0, err
+        lines = [json.loads(line) for line in (home / "o.jsonl").read_text(encoding="utf-8").splitlines()]
+        return result["faces"], result["expressions"], [line["probs"] for line in lines]
+
+    faces, expressions, probs = seen()
+    assert faces > 0
+    for option, value in (("--smallest", 0.5), ("--search-px", 64)):
+        assert seen(option, value)[0] < faces
+    assert seen("--uncertain-below", 1)[1] == {"uncertain": 1} != expressions
+    assert seen("--margin", 3)[2] != probs
+
+
+def test_a_detector_that_is_asked_for_looks_at_the_sample_too(home: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without one the sample's own boxes are taken."""
+    for options, expected in (([], "known boxes"), (["--detector", "haar"], "haar")):
+        code, result, _ = run(capsys, bundle, "--source", "sample", "--view", "none", "--seconds", 1, *options)
+        assert (code, result["detector"], "known" in result) == (0, expected, expected == "known boxes")
 
 
 def test_the_page_answers_and_ctrl_c_ends_it_with_a_summary(home: Path, bundle: Path) -> None:

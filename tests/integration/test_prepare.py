@@ -78,6 +78,16 @@ def test_synthetic_with_preview(home: Path, capfd: pytest.CaptureFixture[str]) -
     assert all(sheet is not None and sheet.std() > 20 for sheet in sheets)
 
 
+def test_a_part_without_training_faces_is_shown_as_well(drawn: FaceDataset, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Augmentation is for training faces alone: there is no sheet of it."""
+    files = write(drawn, home / "in")
+    for path, lines in ((files.fer2013, files.csv_lines()), (files.new_labels, files.new_lines())):
+        path.write_text("\n".join(line for line in lines if "Training" not in line) + "\n")
+    result = run(capfd, "ferplus", "--fer2013", files.fer2013, "--labels", files.new_labels, "--preview")
+    assert (result["faces"]["train"], "no faces in train" in result["said"]) == (0, True)
+    assert [path.name for path in (home / "data" / "ferplus-2017").glob("*.png")] == ["preview-votes.png"]
+
+
 @pytest.mark.parametrize("options", [("--count", "10"), ("--count", "1000000"), ("--seed", "-1")])
 def test_impossible_samples_are_refused(options: tuple[str, str], home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The limits are named."""

@@ -52,6 +52,18 @@ def host_of(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
+def place_of(origin: str) -> str:
+    """Name and port of an origin, empty for what is none.
+
+    >>> place_of("https://Demo.example.org:443"), place_of("null"), place_of("http://[")
+    ('demo.example.org:443', '', '')
+    """
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
 def allowed_hosts(bound: str) -> frozenset[str] | None:
     """Names under which a server bound to this address may be asked for; None: any address literal or own name."""
     return LOCAL if bound in LOCAL else None
@@ -126,7 +138,7 @@ class Guard:
         if not self._host_is_ours(host_of(host)):
             return 400, f"this server does not answer to the name {host_of(host)[:100]!r}; start it with --allow-host NAME"
         origin = headers.get("origin")
-        if origin is not None and not self._origin_is_ours(urlsplit(origin).netloc.lower(), host.lower()):
+        if origin is not None and not self._origin_is_ours(place_of(origin), host.lower()):
             return 403, "another site's page may not use this server"
         if headers.get("sec-fetch-site") == "cross-site" and (
             scope["method"] != "GET" or headers.get("sec-fetch-mode") != "navigate"

@@ -56,18 +56,25 @@ class Page:
         self.summary = Summary()
         self.stopping = threading.Event()
         self.latest: Result | None = None
-        self.error = ""
+        self.failure: Exception | None = None  # what ended the source
         self.bad_frames = 0
         self.show_input = show_input
         self._which = 0
         self._lock = threading.Lock()  # one decoded picture in memory at a time
-        self._streams: OrderedDict[str, tuple[Tracker, float]] = OrderedDict()
+        self._streams: OrderedDict[str, Tracker] = OrderedDict()
         self._started_s = time.perf_counter()
 
     @property
     def finder(self) -> Finder:
         """The detector for frames of browsers."""
         return self.finders[self._which]
+
+    @property
+    def error(self) -> str:
+        """What ended the source, in words; empty when nothing did."""
+        if self.failure is None or isinstance(self.failure, FerLabError):
+            return str(self.failure or "")
+        return f"the source failed: {type(self.failure).__name__}: {self.failure}"
 
     def stop(self) -> None:
         """End the server soon."""
@@ -86,11 +93,8 @@ class Page:
                     self.latest = result
             finally:
                 self.outputs.close()
-        except FerLabError as error:
-            self.error = str(error)
-            note(f"error: {error}")
         except Exception as error:  # shown on the page and in the terminal; the browser's own camera still works
-            self.error = f"the source failed: {type(error).__name__}: {error}"
+            self.failure = error
             note(f"error: {self.error}")
 
     def frame(self, data: bytes, stream: str, *, still: bool, show_input: bool) -> dict[str, Any]:
@@ -199,13 +203,12 @@ class Page:
 
     def result(self) -> Mapping[str, Any]:
         """The summary of the frames that browsers sent."""
-        trackers = [tracker for tracker, _ in self._streams.values()] or [Tracker(self.models.front.predictor.labels)]
+        trackers = list(self._streams.values())
         return self.summary.result(trackers, self.models, self.finder.name, self.bad_frames) | {"source": "browser"}
 
     def _tracker(self, stream: str) -> Tracker:
-        now_s = time.perf_counter()
-        tracker = self._streams.pop(stream, (Tracker(self.models.front.predictor.labels, self.settings.steady), 0.0))[0]
-        self._streams[stream] = (tracker, now_s)
+        tracker = self._streams.pop(stream, None) or Tracker(self.models.front.predictor.labels, self.settings.steady)
+        self._streams[stream] = tracker
         while len(self._streams) > MOST_STREAMS:
             self._streams.popitem(last=False)
         return tracker
@@ -302,14 +305,14 @@ def _jpeg(page: Page, result: Result) -> bytes:
 
 
 def serve(
-    page: Page, host: str, port: int, *, names: Sequence[str] = (), open_browser: bool = True, seconds: float | None = None
-) -> None:
-    """Run the server until `page.stop`, or for some seconds. Raises InputError when the port is in use."""
+    page: Page, listener: socket.socket, host: str, *, names: Sequence[str] = (), open_browser: bool = True,
+    seconds: float | None = None,
+) -> None:  # fmt: skip
+    """Run the server on what `listen(host, …)` gave until `page.stop`, or for some seconds; closes the listener."""
     import uvicorn
 
     from fer_lab.live.web.connections import Connection
 
-    listener = _listen(host, port)
     port = listener.getsockname()[1]
     config = uvicorn.Config(
         application(page, bound=host, names=names), log_level="error", access_log=False, lifespan="off", http=Connection,
@@ -343,7 +346,8 @@ def serve(
         listener.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there, at any free port for 0. Raises InputError when the port is in use."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, proto)

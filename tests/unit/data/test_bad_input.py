@@ -139,6 +139,25 @@ def link_in_zip(files: Files) -> None:
         packed.writestr(info, "/etc/passwd")
 
 
+def encrypted_in_zip(files: Files) -> None:
+    """The first picture is marked as encrypted."""
+    name = files.png().name
+    raw = bytearray(files.archive.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = raw.rfind(mark, 0, raw.find(name.encode(), raw.find(mark)))
+        raw[at + flags] |= 1
+    files.archive.write_bytes(bytes(raw))
+
+
+def two_places_in_zip(files: Files) -> None:
+    """The test faces lie in another folder than the others."""
+    with zipfile.ZipFile(files.archive, "w") as packed:
+        for path in sorted(files.images.rglob("*")):
+            if path.is_file():
+                below = path.relative_to(files.images).as_posix()
+                packed.write(path, f"b/{below}" if below.startswith("FER2013Test") else f"a/{below}")
+
+
 def damaged_zip(files: Files) -> None:
     content = bytearray(files.archive.read_bytes())
     at = content.index(b"IDAT")
@@ -258,6 +277,8 @@ CASES: list[tuple[str, Callable[[Files], object], tuple[str, ...], tuple[str, ..
     ("zip empty", content(lambda f: f.archive, b""), ZIP, ("not a zip",)),
     ("zip member twice", twice_in_zip, ZIP, ("twice",)),
     ("zip with a link", link_in_zip, ZIP, ("link",)),
+    ("zip encrypted", encrypted_in_zip, ZIP, ("is encrypted; unpack the zip first",)),
+    ("zip in two places", two_places_in_zip, ZIP, ("stand in different places of the zip (a, b)",)),
     ("zip damaged inside", damaged_zip, ZIP, ("damaged",)),
     ("zip bomb", big_in_zip, ZIP, ("10000000 bytes",)),
     ("slices missing", lambda f: None, (*PNGS, "--slices", "nowhere"), ("no such folder",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def test_csv_folder_and_zip_are_one_dataset(files: Files) -> None:
     own_labels = join.read_images(files.archive).dataset
     assert own_labels.name == own_labels.label_source == "ferplus-2016"
     assert own_labels.fingerprint != from_zip.fingerprint
+
+
+def test_what_macos_puts_into_a_zip_is_no_face(files: Files) -> None:
+    """Beside each file it packs another of the same name."""
+    expected = join.read_images(files.archive).dataset.fingerprint
+    with zipfile.ZipFile(files.archive, "a") as packed:
+        for name in packed.namelist():
+            packed.writestr(f"__MACOSX/{name}", b"Mac OS X")
+    assert join.read_images(files.archive).dataset.fingerprint == expected
 
 
 def test_the_order_of_csv_rows_does_not_matter(files: Files) -> None:

@@ -81,6 +81,15 @@ def test_yunet_looks_again_finer_where_it_found_nobody(monkeypatch: pytest.Monke
     assert finder.find(frame) == []
 
 
+def test_haar_looks_as_it_is_told() -> None:
+    """Scores, sizes and the side of the reduced picture: a face of a fifth of the frame is found, or not."""
+    for search, expected in (
+        (Search(), True), (Search(threshold=1.01), False), (Search(smallest=0.5), False), (Search(search_px=64), False),
+    ):  # fmt: skip
+        (finder,) = build(["haar"], search)
+        assert any(covers(face.box_px) for face in finder.find(astronaut())) is expected
+
+
 def test_the_ssd_adapter_reads_the_rows_above_the_threshold(tmp_path: Path) -> None:
     """Normalised corners become pixels; the list ends at the mark."""
     finder = SSD.open(ssd(tmp_path), Search())
@@ -88,6 +97,7 @@ def test_the_ssd_adapter_reads_the_rows_above_the_threshold(tmp_path: Path) -> N
     assert face.box_px == (100, 50, 200, 150)
     assert face.score == pytest.approx(0.95, abs=0.001)
     assert len(SSD.open(tmp_path / "ssd.xml", Search(threshold=0.2)).find(np.zeros((200, 400, 3), np.uint8))) == 2
+    assert SSD.open(tmp_path / "ssd.xml", Search(smallest=0.6)).find(np.zeros((200, 400, 3), np.uint8)) == []
 
 
 @pytest.mark.parametrize("kind", ["yunet", "openvino-ssd"])

@@ -8,12 +8,14 @@ import threading
 import time
 from pathlib import Path
 
+import linear_bundle
 import numpy as np
 import pytest
 from live_bundle import write
 
 from fer_lab.backends.session import Predictor
 from fer_lab.core.errors import FerLabError, InputError, IntegrityError, NotFound, Unreachable
+from fer_lab.data.faces import FaceDataset
 from fer_lab.live.frames import Found
 from fer_lab.live.lookup import Lookup
 from fer_lab.live.models import Models, Named, Watcher
@@ -151,9 +153,12 @@ def test_a_model_that_wants_another_input_is_refused(tmp_path: Path, channels: i
 
 
 def test_another_size_of_input_is_served(tmp_path: Path) -> None:
-    """The card's 64 pixels, not 48."""
+    """The card's 64 pixels, not 48; beside a champion of another size too."""
     models = Models(named(tmp_path / "a", side=64))
     assert label(models, 10) == "neutral"
+    models = Models(named(tmp_path / "b"), named(tmp_path / "c", 2, side=64))
+    assert label(models, 10) == "neutral"
+    assert (models.compared, models.disagreements) == (1, 0)
 
 
 class FakeRegistry:
@@ -206,6 +211,20 @@ def test_the_champion_for_real_faces_is_taken_and_a_synthetic_one_never(tmp_path
         Lookup(FakeRegistry({"fer-synthetic-8": (folder, 1, None)}), None, 1).champion(None)
     with pytest.raises(NotFound, match=r"fer_lab\.sweep"):
         Lookup(FakeRegistry({}), None, 1).champion(None)
+
+
+@pytest.mark.parametrize(
+    ("promoted", "asked", "expected"),
+    [(None, None, "openvino"), ("onnx", None, "onnx"), ("torch", None, "openvino"), ("onnx", "openvino", "openvino")],
+)
+def test_the_runtime_is_the_one_asked_for_or_promoted(
+    tmp_path: Path, drawn: FaceDataset, promoted: str | None, asked: str | None, expected: str
+) -> None:
+    """Else, or where the bundle lacks what was promoted, the lightest of float32."""
+    linear_bundle.write(tmp_path / "both", drawn)
+    registry = FakeRegistry({"fer-ferplus-8": (tmp_path / "both", 7, promoted)})
+    opened = Lookup(registry, asked, 1).champion("models:/fer-ferplus-8@champion")
+    assert opened.predictor.runtime == expected
 
 
 class Away(FakeRegistry):

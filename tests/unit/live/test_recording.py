@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -47,6 +48,22 @@ def test_an_outage_is_cut_and_a_short_gap_is_held(tmp_path: Path) -> None:
         film.write(shade(100), time_s)
     film.close()
     assert frames_in(film.path) == 2 + 25 + 2
+
+
+def test_frames_of_another_size_are_fitted_into_the_first_ones(tmp_path: Path) -> None:
+    """A camera that turns, the pictures of a folder: whole, undistorted, in the middle, black beside them."""
+    film = VideoFile(tmp_path / "a.avi", 25)
+    for i, size in enumerate(((48, 64), (96, 64), (49, 65))):
+        film.write(np.full((*size, 3), 200, np.uint8), i / 25)
+    film.close()
+    capture = cv2.VideoCapture(str(film.path))
+    frames = [capture.read()[1] for _ in range(3)]
+    capture.release()
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
+    assert (frames[2] > 150).all()
+    assert (frames[1][:, 20:44] > 150).all()  # 96 × 64 becomes 48 × 32
+    assert (frames[1][:, :12] < 50).all()
+    assert (frames[1][:, 52:] < 50).all()
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_huge_image_is_refused_before_it_is_decoded() -> None:
     [
         (b"", "empty"), (b"hello", "not an image"), (b"<!DOCTYPE html><html>", "a web page"), (b"<svg xmlns='x'/>", "SVG"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), (saved(halves(), "PNG")[:60], "not an image"),
-        (b"\xff\xd8\xff\xe0garbage", "not an image"),
+        (b"\xff\xd8\xff\xe0garbage", "not an image"), (saved(halves((40, 1)), "PNG"), "40×1 pixels is too small"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_named(data: bytes, why: str) -> None:

@@ -18,6 +18,7 @@ from fer_lab.live.models import Models, Named
 from fer_lab.live.outputs import Outputs
 from fer_lab.live.pipeline import Pipeline, Settings
 from fer_lab.live.sample import SampleSource
+from fer_lab.live.sources import FolderSource
 from fer_lab.live.web.guard import MOST_BODY_BYTES
 from fer_lab.live.web.server import Page, application
 
@@ -80,6 +81,27 @@ def test_browsers_keep_their_own_tracks_and_no_more_than_sixteen(tmp_path: Path)
     assert len(one._streams) == 16
 
 
+def test_each_still_picture_is_seen_for_itself(tmp_path: Path) -> None:
+    """No track and no average reaches from one to the next, whatever stream they come in."""
+    web = client(page(tmp_path))
+    for still, expected in (("0", [1, 1]), ("1", [2, 3])):
+        headers = {"X-Stream": "a", "X-Still": still}
+        answers = [web.post("/api/frame", content=jpeg(), headers=headers).json() for _ in range(2)]
+        assert [answer["faces"][0]["track"] for answer in answers] == expected
+
+
+def test_the_next_detector_looks_at_the_next_frame(tmp_path: Path) -> None:
+    """And the first one again after the last."""
+    one = page(tmp_path)
+    other = OneFace()
+    other.name = "other"
+    one.finders.append(other)
+    web = client(one)
+    for expected in ("other", "middle"):
+        assert web.post("/api/control", json={"do": "detector"}).json()["said"] == f"detector: {expected}"
+        assert web.post("/api/frame", content=jpeg()).json()["detector"] == expected
+
+
 def test_the_model_says_what_it_is(tmp_path: Path) -> None:
     """Card, version, runtime, colours."""
     body = client(page(tmp_path)).get("/model").json()
@@ -112,7 +134,8 @@ def test_nothing_else_is_served(tmp_path: Path, path: str) -> None:
     ("headers", "status"),
     [
         ({"Host": "evil.example"}, 400), ({"Host": "127.0.0.1.evil.example"}, 400), ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "null"}, 403), ({"Origin": "http://127.0.0.1:9999"}, 403), ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "http://["}, 403), ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403), ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Origin": "http://127.0.0.1:8765"}, 200), ({"Host": "localhost:8765", "Origin": "http://localhost:8765"}, 200),
     ],
 )  # fmt: skip
@@ -146,12 +169,14 @@ def test_a_body_too_large_is_refused_by_length_and_by_count(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", jpeg()[:80]])
 def test_what_is_no_image_is_told(tmp_path: Path, data: bytes) -> None:
-    """422 with a sentence, and the next frame works."""
-    web = client(page(tmp_path))
+    """422 with a sentence, and the next frame works; the summary counts it."""
+    one = page(tmp_path)
+    web = client(one)
     answer = web.post("/api/frame", content=data)
     assert answer.status_code == 422
     assert answer.json()["error"]
     assert web.post("/api/frame", content=jpeg()).status_code == 200
+    assert (one.result()["frames"], one.result()["bad_frames"]) == (1, 1)
 
 
 def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
@@ -187,6 +212,19 @@ def test_a_source_of_the_server_is_streamed_and_controlled(tmp_path: Path) -> No
     one.stopping.set()
     one.outputs.close()
     assert len(list(tmp_path.glob("fer-*.png"))) == 1
+
+
+def test_the_stream_is_of_a_size_for_the_page_and_ends_with_its_source(tmp_path: Path) -> None:
+    """A picture of 4000 × 3000 pixels is sent reduced; nothing waits for another one."""
+    Image.new("L", (4000, 3000), 100).save(tmp_path / "large.jpg")
+    one = page(tmp_path)
+    pipeline = Pipeline(FolderSource(tmp_path / "large.jpg"), [OneFace()], one.models, Settings())
+    one.pipeline, one.outputs = pipeline, Outputs(pipeline, folder=tmp_path)
+    one.run_source()
+    body = client(one).get("/api/stream.mjpeg").content
+    assert body.count(b"--frame") == 1
+    with Image.open(io.BytesIO(body[body.index(b"\r\n\r\n") + 4 :])) as picture:
+        assert picture.size == (960, 720)
 
 
 def test_a_flood_does_not_grow_memory_or_slow_an_honest_client(tmp_path: Path) -> None:
