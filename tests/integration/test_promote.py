@@ -420,6 +420,22 @@ def test_a_signed_copy_of_the_champion_takes_its_place(root: Path, capsys: pytes
     assert [(row.model, row.signed_by is None) for row in rows] == [(f"models:/{NAME}/1", True), (f"models:/{NAME}/2", False)]
 
 
+def test_without_a_name_the_first_default_model_with_a_challenger_is_meant(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real faces before drawn ones; a model without the alias is passed over."""
+    from fer_lab.tracking import registry
+    from fer_lab.tracking.store import open_store
+
+    bundle = make_bundle(root / "bundle", "a")
+    evidence(root, bundle)
+    store = open_store()
+    for name in (NAME, "fer-ferplus-5", "fer-ferplus-8"):
+        made = registry.register(store, bundle.folder, run_id=None, name=name)
+        if name != "fer-ferplus-8":
+            registry.set_alias(store, name, "challenger", made.version)
+    code, result, err = run(capsys, "--dry-run")
+    assert (code, result["name"]) == (0, "fer-ferplus-5"), err
+
+
 def test_the_next_command_of_a_dry_run_asks_the_same_gates(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Policy and expectation again: without them it would promote under another policy."""
     store_bundle = make_bundle(root / "bundle", "a")

@@ -308,6 +308,8 @@ def test_a_version_is_signed_as_a_version_of_its_own(  # type: ignore[no-untyped
     assert [one.signed_by for one in found] == [None, signed["signed_by"]]
     assert found[0].digest == found[1].digest
     assert not (bundle / "SIGNATURE.json").exists()
+    assert verb.main([f"models:/{NAME}/1", "--sign", str(key), "--name", "mine"]) == 0
+    assert last_line(capsys)["name"] == "mine"
 
     (found[1].folder / "SIGNATURE.json").unlink()  # in the cache: fetched again
     assert resolve(f"models:/{NAME}/2", store).bundle.signed_by == signed["signed_by"]
