@@ -27,7 +27,7 @@ def check_metric(name: str, where: str) -> None:
     """Raise InputError when `name` is not a validation metric."""
     if name not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
         known = (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)
-        raise InputError(f"{where}: unknown metric {name!r}{nearest(name, known)} Known: {', '.join(known)}")
+        raise InputError(f"{where}: unknown metric {name!r}{nearest(name, known) or '.'} Known: {', '.join(known)}")
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:

@@ -321,6 +321,9 @@ def test_the_first_of_several_profiles_gives_the_figures(lab, capsys):
     assert code == 0
     assert {row["runtime"]: row["host"] for row in again["rows"]} == {"onnx": None, "openvino": "one"}
     found = comparisons.read(lab / "out")
+    shown = found.row("a", "openvino")
+    assert shown.faces_per_s == pytest.approx(8 * 1000 / 2.05)
+    assert (shown.samples, shown.p99_ms) == (40, None)  # too few for it
     assert [profile.host.name for profile in found.profiles] == ["one", "two", "two"]
     assert "one timed 1 of 2 rows; nothing is known about the speed of the others" in found.notes
     page = (lab / "out" / "report.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from fer_lab.core.errors import InputError, IntegrityError, Interrupted
-from fer_lab.core.labels import protocol
+from fer_lab.core.labels import EIGHT, protocol
 from fer_lab.models import backbones
 from fer_lab.models.deployable import Deployable
-from fer_lab.training import checkpoint
+from fer_lab.training import checkpoint, recipe
 from fer_lab.training import fit as fit_module
 from fer_lab.training.calibration import fit_bias
 from fer_lab.training.depthwise import DepthwiseInFloat32, depthwise_precision
@@ -70,22 +71,67 @@ def test_it_returns_the_selected_checkpoint_and_its_figures(settings: Any, few: 
     })  # fmt: skip
 
 
-def test_biases_become_part_of_the_weights(settings: Any, few: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.label_smoothing=0.3", "train.class_weights={anger: 9.0}", "train.clip_norm=0.01", "model.drop_rate=0.9",
+        "model.mean=0.1", "model.std=2.0", "model.head_std=1.0", "train.weight_decay=5.0", "augment.mixup=1.0",
+    ],
+)  # fmt: skip
+def test_what_the_recipe_says_is_learnt_by(settings: Any, few: Any, tmp_path: Path, override: str) -> None:
+    """A setting that nothing reads would leave the weights as they are without it."""
+    plain = fit(settings("train.epochs=1"), few, tmp_path / "a")
+    other = fit(settings("train.epochs=1", override), few, tmp_path / "b")
+    assert plain.weights.read_bytes() != other.weights.read_bytes()
+
+
+def test_the_averaged_weights_are_shipped(settings: Any, few: Any, tmp_path: Path) -> None:
+    """With an EMA; the network's own without one."""
+    for decay, kind in (("0.9", "ema"), ("null", "network")):
+        result = fit(settings("train.epochs=1", f"train.ema_decay={decay}"), few, tmp_path / kind)
+        saved, shipped = state_of(tmp_path / kind)[0], load_file(result.weights)
+        assert shipped.keys() == {name.removeprefix("network.") for name in saved if name.startswith("network.")}
+        assert all(torch.equal(tensor, saved[f"{kind}.{name}"]) for name, tensor in shipped.items())
+
+
+def test_each_metric_has_the_weights_of_its_own_best_epoch(settings: Any, few: Any, tmp_path: Path) -> None:
+    """Those of `train.select` are the run's; both kept checkpoints find all the weights that they name."""
+    keep = ["val/accuracy", "val/nll", "val/ece", "val/macro_precision"]
+    base = settings("train.epochs=6", f"train.keep=[{','.join(keep)}]", "train.ema_decay=null")
+    chosen = set()
+    for metric in keep:
+        folder = tmp_path / metric.removeprefix("val/")
+        result = fit(base.model_copy(update={"train": base.train.model_copy(update={"select": metric})}), few, folder)
+        best = (min if metric in recipe.LOWER_IS_BETTER else max)(result.history, key=lambda record: record[metric])
+        assert result.best_epoch == best["epoch"]
+        assert result.weights.read_bytes() == result.kept[metric].read_bytes()
+        chosen.add(result.best_epoch)
+        named = [json.loads(path.read_text())["state"]["best"] for path in sorted(folder.glob("checkpoint-*.json"))]
+        assert all((folder / one["file"]).is_file() for best_of in named for one in best_of.values())
+    assert len(chosen) > 1
+    assert len(named) == 2
+
+
+@pytest.mark.parametrize("weights", ["null", "{anger: 5.0}"])
+def test_biases_become_part_of_the_weights(settings: Any, few: Any, tmp_path: Path, weights: str) -> None:
     """What runs the network has them; its other weights are those of the epoch; the figures before are told."""
-    plain = fit(settings(), few, tmp_path / "a")
-    result = fit(settings("train.calibration=bias"), few, tmp_path / "b")
-    without, weights = load_file(plain.weights), load_file(result.weights)
-    assert [name for name in without if not torch.equal(without[name], weights[name])] == ["6.bias"]
+    recipe_of = f"train.class_weights={weights}"
+    plain = fit(settings(recipe_of), few, tmp_path / "a")
+    result = fit(settings(recipe_of, "train.calibration=bias"), few, tmp_path / "b")
+    without, shipped = load_file(plain.weights), load_file(result.weights)
+    assert [name for name in without if not torch.equal(without[name], shipped[name])] == ["6.bias"]
     assert result.validation["val/nll_raw"] == plain.validation["val/nll_raw"]
     assert result.validation["val/accuracy_raw"] == plain.validation["val/accuracy"]
-    moved = (weights["6.bias"] - without["6.bias"]).numpy()
+    moved = (shipped["6.bias"] - without["6.bias"]).numpy()
     network = backbones.build("tiny", classes=8)
     network.load_state_dict(without)
     faces = torch.from_numpy(few.pixels[few.indices("valid")][:, None])
     logits = Deployable(network.eval(), 32, result.mean, result.std).logits(faces).detach().numpy()
     labels = protocol("ferplus8").labels(few.votes[few.indices("valid")])
     kept = labels >= 0
-    biases, temperature = fit_bias(logits[kept], labels[kept], np.ones(8, np.float32))
+    of_class = np.ones(8, np.float32)
+    of_class[EIGHT.labels.index("anger")] = 5 if weights != "null" else 1
+    biases, temperature = fit_bias(logits[kept], labels[kept], of_class)
     np.testing.assert_allclose(moved, biases, atol=1e-5)
     assert result.temperature == pytest.approx(temperature, rel=1e-5)
 
@@ -201,9 +247,10 @@ def test_pruning_leaves_the_loop_after_the_checkpoint(settings: Any, few: Any, t
     assert saved.epoch == 1
 
 
-def test_early_stopping_counts_epochs_without_improvement(settings: Any, few: Any, tmp_path: Path) -> None:
-    """A rate of almost zero improves nothing that is visible in accuracy."""
-    stopping = "train.early_stopping={metric: val/accuracy, patience: 2}"
+@pytest.mark.parametrize("metric", ["val/accuracy", "val/macro_recall"])
+def test_early_stopping_counts_epochs_without_improvement(settings: Any, few: Any, tmp_path: Path, metric: str) -> None:
+    """A rate of almost zero improves nothing that is visible in accuracy; of a metric that chooses nothing, too."""
+    stopping = f"train.early_stopping={{metric: {metric}, patience: 2}}"
     quiet = ("train.lr=1e-9", "train.ema_decay=null", "train.epochs=9", "train.optimizer=sgd", "train.weight_decay=0")
     result = fit(settings(*quiet, stopping, "train.warmup_epochs=0", "train.clip_norm=null"), few, tmp_path)
     assert result.epochs_run < 9

@@ -83,6 +83,19 @@ def test_a_plateau_falls_after_patience_epochs_as_keras_does() -> None:
     assert seen == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01])
 
 
+def test_a_plateau_begins_after_the_warm_up_and_ends_at_its_floor() -> None:
+    """By its own factor; what the epochs of the warm-up reached is not counted."""
+    config = TrainConfig(epochs=20, lr=1.0, schedule="plateau", plateau_patience=1, plateau_factor=0.5, warmup_epochs=2, min_lr=0.3)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = recipe.Schedule(config, optimizer, 1)
+    seen = []
+    for epoch in range(1, 7):
+        schedule.step(epoch)
+        schedule.epoch_end(epoch, 2.0)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([2 / 3, 1, 1, 0.5, 0.3, 0.3])
+
+
 def test_the_loss_is_torchs_soft_cross_entropy() -> None:
     """With class weights and smoothing, against F.cross_entropy on distributions."""
     generator = torch.Generator().manual_seed(0)
