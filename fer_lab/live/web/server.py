@@ -308,7 +308,7 @@ def serve(
     page: Page, listener: socket.socket, host: str, *, names: Sequence[str] = (), open_browser: bool = True,
     seconds: float | None = None,
 ) -> None:  # fmt: skip
-    """Run the server on what `listen(host, …)` gave until `page.stop`, or for some seconds; closes the listener."""
+    """Run the server on what `listen(host, …)` gave until `page.stop`, or for some seconds; the caller closes the listener."""
     import uvicorn
 
     from fer_lab.live.web.connections import Connection
@@ -343,7 +343,6 @@ def serve(
         server.should_exit = True
         for thread in threads:
             thread.join(timeout=5)
-        listener.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
